@@ -1,5 +1,23 @@
 """Align the hidden units of two trained networks and measure the loss barrier left between them."""
 
 from lmc_fast.errors import LmcWarning, SpecMismatchError
+from lmc_fast.permutation import (
+    apply_permutation,
+    compose,
+    identity_permutation,
+    invert,
+    random_permutation,
+)
+from lmc_fast.spec import PermutationSpec, Pin
 
-__all__ = ["LmcWarning", "SpecMismatchError"]
+__all__ = [
+    "LmcWarning",
+    "PermutationSpec",
+    "Pin",
+    "SpecMismatchError",
+    "apply_permutation",
+    "compose",
+    "identity_permutation",
+    "invert",
+    "random_permutation",
+]

@@ -1,0 +1,426 @@
+"""The permutation spec: the symmetry group of one architecture, tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from lmc_fast.errors import SpecMismatchError
+from lmc_fast.notation import Factor, Term, fixed, group, parse_terms
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+MAX_OFFENDERS = 5
+"""How many offending tensors an error message names."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """An axis that stays fixed because an operation on it is not equivariant or has no rule.
+
+    Attributes
+    ----------
+    axis : str
+        The axis, as ``tensor[axis]`` or the name of the group that was given up.
+    operation : str
+        The operation that pins it.
+    reason : str
+        Why, in one sentence.
+    source : str
+        File and line of the operation in the model's code, where known.
+    """
+
+    axis: str
+    operation: str
+    reason: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class PermutationSpec:
+    """Which permutation group moves which axis of which tensor of an architecture.
+
+    Attributes
+    ----------
+    groups : Mapping[str, int]
+        Name and size of every group of interchangeable units.
+    tensors : Mapping[str, tuple of Term]
+        One `Term` per axis for every tensor of the state dict.
+    parents : Mapping[str, str]
+        Groups that exist once for each unit of another (the channels within each attention
+        head): ``parents["head_dim"] == "heads"``. Their permutations are 2-D.
+    pinned : tuple of Pin
+        Axes that a derivation left fixed, with the reason.
+
+    Notes
+    -----
+    Write one by hand with `parse`, take a git-re-basin style dict with `from_axes`, or derive it
+    from the model with `from_model`, which also proves it.
+    """
+
+    groups: Mapping[str, int]
+    tensors: Mapping[str, tuple[Term, ...]]
+    parents: Mapping[str, str] = field(default_factory=dict)
+    pinned: tuple[Pin, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("groups", "tensors", "parents"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        for name, size in self.groups.items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"group {name!r}: expected a size of at least 1, got {size!r}")
+        for child, parent in self.parents.items():
+            if child not in self.groups or parent not in self.groups:
+                raise ValueError(f"group {child!r} per {parent!r}: expected both to be groups")
+            if parent in self.parents:
+                raise ValueError(
+                    f"group {child!r} per {parent!r}: expected {parent!r} to be a plain group, "
+                    "got one that is nested itself; two levels are supported"
+                )
+        for tensor, terms in self.tensors.items():
+            present = {name for term in terms for name in term.groups}
+            for segment in (segment for term in terms for segment in term.segments):
+                named = [f for f in segment if isinstance(f, str)]
+                if len(named) != len(set(named)):
+                    raise ValueError(f"{tensor}: expected a group at most once in {segment}")
+            for name in present:
+                if name not in self.groups:
+                    raise ValueError(
+                        f"{tensor}: expected one of the groups {sorted(self.groups)}, got {name!r}"
+                    )
+                if name in self.parents and self.parents[name] not in present:
+                    raise ValueError(
+                        f"{tensor}: group {name!r} exists once per unit of "
+                        f"{self.parents[name]!r}, which must appear in the same tensor"
+                    )
+
+    def __hash__(self) -> int:
+        return hash((frozenset(self.groups.items()), tuple(self.tensors.items())))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (PermutationSpec.from_json, (self.to_json(),))
+
+    @classmethod
+    def from_model(
+        cls, model: nn.Module, example_inputs: Any, *, strict: bool = True
+    ) -> PermutationSpec:
+        """Derive the spec of a model by tracing it, and prove it on the model.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The model; neither its state nor its mode is touched.
+        example_inputs : Tensor, tuple or dict
+            Inputs to call the model with: positional (a tensor or a tuple) or by keyword (a dict).
+        strict : bool
+            With False, an architecture that cannot be traced yields a spec in which everything is
+            fixed, with the reason in `pinned`, instead of an error.
+
+        Returns
+        -------
+        PermutationSpec
+            Derived once per architecture and cached.
+
+        Raises
+        ------
+        SpecMismatchError
+            If the model cannot be traced; the message says which operation and the way out.
+        """
+        from lmc_fast.symmetry import derive_spec
+
+        return derive_spec(model, example_inputs, strict=strict)
+
+    @classmethod
+    def parse(
+        cls, text: str, like: nn.Module | Mapping[str, torch.Tensor] | None = None
+    ) -> PermutationSpec:
+        """Read a spec in the notation of `lmc_fast.notation`.
+
+        Parameters
+        ----------
+        text : str
+            Lines ``name: terms`` for tensors and ``name = size`` or ``name = size per other`` for
+            groups. Blank lines and lines that start with ``#`` are ignored.
+        like : Module or state dict, optional
+            Where group sizes that the text leaves out, and tensors that no group moves, are taken.
+
+        Raises
+        ------
+        ValueError
+            If a line is not in the notation or a group's size cannot be found.
+
+        Examples
+        --------
+        >>> spec = PermutationSpec.parse('''
+        ...     hidden = 512
+        ...     fc1.weight: hidden 784
+        ...     fc1.bias: hidden
+        ...     fc2.weight: 10 hidden
+        ...     fc2.bias: 10
+        ... ''')
+        >>> spec.groups["hidden"]
+        512
+        """
+        sizes: dict[str, int] = {}
+        parents: dict[str, str] = {}
+        tensors: dict[str, tuple[Term, ...]] = {}
+        for raw in text.splitlines():
+            line = raw.strip()
+            if not line or line.startswith("#"):
+                continue
+            name, colon, terms = line.partition(":")
+            if colon and "=" not in name:
+                tensors[name.strip()] = parse_terms(terms)
+                continue
+            name, equals, definition = line.partition("=")
+            words = definition.split()
+            if not equals or not words or not words[0].isdigit() or words[1:2] not in ([], ["per"]):
+                raise ValueError(
+                    "expected 'tensor: terms', 'group = size' or 'group = size per group', "
+                    f"got {line!r}"
+                )
+            sizes[name.strip()] = int(words[0])
+            if len(words) == 3:
+                parents[name.strip()] = words[2]
+        return cls._complete(tensors, sizes, parents, like)
+
+    @classmethod
+    def from_axes(
+        cls,
+        axes: Mapping[str, Sequence[str | None] | str],
+        like: nn.Module | Mapping[str, torch.Tensor],
+    ) -> PermutationSpec:
+        """Build a spec from a git-re-basin style dict of axes to permutations.
+
+        Parameters
+        ----------
+        axes : Mapping[str, sequence of (str or None) or str]
+            For every tensor the group of each axis or None, ``{"fc.weight": ("P_0", None)}``; an
+            entry may be a term of the notation (``"(P_0 49)"``), and a whole value may be one line
+            of it (``"P_1 (P_0 49)"``).
+        like : Module or state dict
+            Gives the sizes.
+        """
+        tensors = {
+            name: parse_terms(value)
+            if isinstance(value, str)
+            else tuple(
+                term
+                for entry in value
+                for term in ((fixed(None),) if entry is None else parse_terms(entry))
+            )
+            for name, value in axes.items()
+        }
+        return cls._complete(tensors, {}, {}, like)
+
+    @classmethod
+    def _complete(
+        cls,
+        tensors: dict[str, tuple[Term, ...]],
+        sizes: dict[str, int],
+        parents: dict[str, str],
+        like: nn.Module | Mapping[str, torch.Tensor] | None,
+    ) -> PermutationSpec:
+        """Fill in what the shapes of `like` tell: group sizes, fixed sizes, fixed tensors."""
+        if like is not None:
+            shapes = shapes_of(like)
+            _check_tensors(tensors, shapes)
+            _infer_sizes(tensors, shapes, sizes)
+            for name, shape in shapes.items():
+                terms = tensors.get(name, tuple(fixed(n) for n in shape))
+                tensors[name] = tuple(
+                    fixed(n) if term == fixed(None) else term
+                    for term, n in zip(terms, shape, strict=True)
+                )
+        names = dict.fromkeys(g for terms in tensors.values() for t in terms for g in t.groups)
+        unknown = [name for name in names if name not in sizes]
+        if unknown:
+            raise ValueError(
+                f"expected a size for every group, found none for {unknown[:MAX_OFFENDERS]}: add a "
+                "line 'group = size' or pass like=model"
+            )
+        ordered = dict.fromkeys((*names, *sizes))
+        spec = cls({name: sizes[name] for name in ordered}, tensors, parents)
+        if like is not None:
+            spec.check(like)
+        return spec
+
+    def check(self, like: nn.Module | Mapping[str, torch.Tensor]) -> None:
+        """Raise unless every tensor has the names, ranks and sizes that this spec expects.
+
+        Zero-dimensional tensors that the spec does not mention are allowed: nothing can move them.
+
+        Raises
+        ------
+        SpecMismatchError
+            Naming up to five offending tensors.
+        """
+        shapes = shapes_of(like)
+        _check_tensors(self.tensors, shapes)
+        offenders = [
+            f"{name} (expected [{' '.join(map(str, terms))}] = {expected}, got {shapes[name]})"
+            for name, terms in self.tensors.items()
+            if not _agree(expected := tuple(self.axis_size(t) for t in terms), shapes[name])
+        ]
+        offenders += [
+            f"{name} (not in the spec)"
+            for name, shape in shapes.items()
+            if name not in self.tensors and shape
+        ]
+        _raise_offenders("sizes do not fit the spec", offenders)
+
+    def axis_size(self, term: Term) -> int | None:
+        """Return the number of entries of an axis; None where the spec leaves it open."""
+        if any(f is None for segment in term.segments for f in segment):
+            return None
+        return sum(math.prod(self.factor_sizes(segment)) for segment in term.segments)
+
+    def factor_sizes(self, segment: Sequence[Factor]) -> tuple[int, ...]:
+        """Return the extent of every factor of a segment whose sizes are all known."""
+        return tuple(self.groups[f] if isinstance(f, str) else int(f or 0) for f in segment)
+
+    def permutation_shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of the permutation of a group: (size,), or (outer, size) if nested."""
+        size = self.groups[name]
+        return (self.groups[self.parents[name]], size) if name in self.parents else (size,)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name} = {size}" + (f" per {self.parents[name]}" if name in self.parents else "")
+            for name, size in self.groups.items()
+        ]
+        width = max((len(name) for name in self.tensors), default=0)
+        lines += [
+            f"{name + ':':<{width + 1}} {' '.join(map(str, terms))}".rstrip()
+            for name, terms in self.tensors.items()
+        ]
+        lines += [
+            f"# pinned: {pin.axis} by {pin.operation}: {pin.reason}"
+            + (f" ({pin.source})" if pin.source else "")
+            for pin in self.pinned
+        ]
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """Return the spec as JSON; `from_json` reads it back to an equal spec."""
+        return json.dumps(
+            {
+                "groups": dict(self.groups),
+                "parents": dict(self.parents),
+                "tensors": {n: [str(t) for t in terms] for n, terms in self.tensors.items()},
+                "pinned": [vars(pin) for pin in self.pinned],
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> PermutationSpec:
+        """Read a spec written by `to_json`."""
+        content = json.loads(text)
+        return cls(
+            content["groups"],
+            {n: parse_terms(" ".join(terms)) for n, terms in content["tensors"].items()},
+            content["parents"],
+            tuple(Pin(**pin) for pin in content["pinned"]),
+        )
+
+    def equivalent(self, other: PermutationSpec) -> bool:
+        """Tell whether two specs are the same up to the names of their groups."""
+        return _canonical(self) == _canonical(other)
+
+
+def shapes_of(like: nn.Module | Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a module's state dict or of a state dict."""
+    state = like if isinstance(like, Mapping) else like.state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _agree(expected: Sequence[int | None], shape: Sequence[int]) -> bool:
+    return all(e is None or e == n for e, n in zip(expected, shape, strict=True))
+
+
+def _check_tensors(
+    tensors: Mapping[str, tuple[Term, ...]], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    offenders = [f"{name} (missing)" for name in tensors if name not in shapes]
+    offenders += [
+        f"{name} (expected {len(terms)} axes, got shape {shapes[name]})"
+        for name, terms in tensors.items()
+        if name in shapes and len(terms) != len(shapes[name])
+    ]
+    _raise_offenders("tensors do not fit the spec", offenders)
+
+
+def _raise_offenders(what: str, offenders: list[str]) -> None:
+    if offenders:
+        more = len(offenders) - MAX_OFFENDERS
+        listed = ", ".join(offenders[:MAX_OFFENDERS]) + (f" and {more} more" if more > 0 else "")
+        raise SpecMismatchError(
+            f"{what}: {listed}; derive the spec with PermutationSpec.from_model or mend these lines"
+        )
+
+
+def _infer_sizes(
+    tensors: Mapping[str, tuple[Term, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
+    sizes: dict[str, int],
+) -> None:
+    """Add the sizes of groups that are the only unknown of some axis, until none is left."""
+    progress = True
+    while progress:
+        progress = False
+        for name, terms in tensors.items():
+            for term, total in zip(terms, shapes[name], strict=True):
+                unknown = [g for g in term.groups if g not in sizes]
+                if len(unknown) != 1 or fixed(None) == term:
+                    continue
+                known, coefficient = 0, 0
+                for segment in term.segments:
+                    product = math.prod(
+                        (sizes.get(f, 1) if isinstance(f, str) else int(f or 0)) for f in segment
+                    )
+                    if unknown[0] in segment:
+                        coefficient += product
+                    else:
+                        known += product
+                size, remainder = divmod(total - known, coefficient or 1)
+                if remainder or size < 1:
+                    raise SpecMismatchError(
+                        f"{name}: expected an axis of the form {term}, got {total} entries"
+                    )
+                sizes[unknown[0]] = size
+                progress = True
+
+
+def _canonical(spec: PermutationSpec) -> tuple[Any, ...]:
+    """Rename groups by order of first appearance and merge neighbouring fixed factors."""
+    names: dict[str, int] = {}
+    tensors = []
+    for tensor in sorted(spec.tensors):
+        terms = []
+        for term in spec.tensors[tensor]:
+            segments = []
+            for segment in term.segments:
+                factors: list[tuple[str, int]] = []
+                for f in segment:
+                    if isinstance(f, str):
+                        factors.append(("group", names.setdefault(f, len(names))))
+                    elif factors and factors[-1][0] == "fixed":
+                        factors[-1] = ("fixed", factors[-1][1] * int(f or 0))
+                    elif f != 1 or len(segment) == 1:
+                        factors.append(("fixed", int(f or 0)))
+                segments.append(tuple(factors))
+            terms.append(tuple(segments))
+        tensors.append((tensor, tuple(terms)))
+    groups = tuple(
+        (i, spec.groups[n], names.get(spec.parents.get(n, ""), -1)) for n, i in names.items()
+    )
+    return tuple(tensors), groups
+
+
+__all__ = ["PermutationSpec", "Pin", "Term", "fixed", "group", "shapes_of"]
