@@ -7,3 +7,7 @@ class SpecMismatchError(ValueError):
 
 class LmcWarning(UserWarning):
     """Category of every warning this package issues."""
+
+
+class DataFileError(ValueError):
+    """A data file is missing, truncated, corrupt or not what its name says."""
