@@ -101,17 +101,11 @@ def test_population_refuses_buffers_and_no_seeds():
         train_population(MLP((2, 1), binary=True), MOONS, Recipe(epochs=1), seeds=[])
 
 
-@pytest.mark.parametrize("schedule", ["constant", "onecycle", "cosine", "triangle", "steps"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "triangle", "steps"])
 def test_training_resumes_on_the_same_path(schedule: str):
     """Without optimizer state a run cut in two is the run in one piece."""
     model = MLP((2, 8, 1), binary=True)
     recipe = Recipe("sgd", 0.1, 4, 50, schedule, warmup=1, milestones=(3,))
-    if schedule == "onecycle":  # gives sgd a momentum, whose state a second start does not have
-        recipe = Recipe("rmsprop", 0.1, 4, 1_000, schedule)
-        seen = []
-        train(model, MOONS, recipe, seed=1, on_epoch=lambda e, m: seen.append(e))
-        assert seen == [0, 1, 2, 3, 4]
-        return
     states = {}
     whole = train(
         model,
@@ -122,6 +116,7 @@ def test_training_resumes_on_the_same_path(schedule: str):
     )
     resumed = train(model, MOONS, recipe, seed=1, initial=states[2], first_epoch=2)
     assert same(whole, resumed)
+    assert sorted(states) == [0, 1, 2, 3, 4]
 
 
 def test_onecycle_follows_torch():

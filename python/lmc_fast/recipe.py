@@ -1,4 +1,4 @@
-"""Training recipes: optimizer, schedule and initial weights as one value that a study can record."""
+"""Training recipes: optimizer, schedule and initial weights as one value to record."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def train(
                 apply_masks()
             if not bool(torch.isfinite(loss)):
                 raise FloatingPointError(
-                    f"train: expected a finite loss, got {float(loss)} in epoch {epoch + 1}; "
+                    f"train: expected a finite loss, got {loss.item()} in epoch {epoch + 1}; "
                     "lower the learning rate"
                 )
             report(epoch + 1)
