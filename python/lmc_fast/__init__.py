@@ -9,14 +9,17 @@ from lmc_fast.permutation import (
     random_permutation,
 )
 from lmc_fast.spec import PermutationSpec, Pin
+from lmc_fast.statistics import CrossMoments, cross_correlation
 
 __all__ = [
+    "CrossMoments",
     "LmcWarning",
     "PermutationSpec",
     "Pin",
     "SpecMismatchError",
     "apply_permutation",
     "compose",
+    "cross_correlation",
     "identity_permutation",
     "invert",
     "random_permutation",
