@@ -1,5 +1,6 @@
 """Align the hidden units of two trained networks and measure the loss barrier left between them."""
 
+from lmc_fast.barrier import BarrierCurve, barrier
 from lmc_fast.errors import LmcWarning, SpecMismatchError
 from lmc_fast.permutation import (
     apply_permutation,
@@ -12,12 +13,14 @@ from lmc_fast.spec import PermutationSpec, Pin
 from lmc_fast.statistics import CrossMoments, cross_correlation
 
 __all__ = [
+    "BarrierCurve",
     "CrossMoments",
     "LmcWarning",
     "PermutationSpec",
     "Pin",
     "SpecMismatchError",
     "apply_permutation",
+    "barrier",
     "compose",
     "cross_correlation",
     "identity_permutation",

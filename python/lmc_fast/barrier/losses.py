@@ -1,0 +1,220 @@
+"""Losses per example, of many points in weight space at once.
+
+A `Loss` maps outputs with a leading axis of points, and the targets they share, to `Scores`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
+
+_BLOCK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Sums over the terms (labels, tokens or outputs) of each example.
+
+    Attributes
+    ----------
+    loss
+        Shape (K, B), float64: summed loss of each example at each of K points.
+    error
+        Shape (K, B), float64: how many terms are predicted wrongly; None without class targets.
+    weight
+        Shape (B,), float64: how many terms each example has.
+    """
+
+    loss: Tensor
+    error: Tensor | None
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A named loss: its name, and the function from outputs (K, B, ...) and targets to scores."""
+
+    name: str
+    score: Callable[[Any, Any], Scores]
+    stacked: bool
+    """Whether outputs come as one tensor (K, B, ...), else as a list of K outputs."""
+
+
+def make_loss(loss: str | LossFunction) -> Loss:
+    """Return the `Loss` of a name or of a callable ``loss(output, target)``.
+
+    Names
+    -----
+    cross_entropy
+        Logits (B, C, ...) with class targets (B, ...), or with probabilities of the logits' shape.
+    token_cross_entropy
+        Logits (B, ..., C) with token targets (B, ...). Both leave out targets equal to -100.
+    binary_cross_entropy
+        One logit per term, of the targets' shape up to a last axis of length one.
+    mse, l1
+        Outputs of the targets' shape, likewise; averaged over all output components.
+
+    A callable gets one point's raw output and the targets, and returns the mean over the batch
+    (zero-dimensional), or one loss per example (B, ...), whose trailing axes are averaged.
+    """
+    if callable(loss):
+        return Loss(getattr(loss, "__name__", type(loss).__name__), _Custom(loss), stacked=False)
+    if loss not in _NAMED:
+        raise ValueError(
+            f"loss must be a callable or one of {', '.join(sorted(_NAMED))}, got {loss!r}"
+        )
+    return Loss(loss, _NAMED[loss], stacked=True)
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the tensor of a model's output: itself, its ``logits``, or the first of a tuple."""
+    logits = getattr(output, "logits", output)
+    if isinstance(logits, (tuple, list)) and logits:
+        logits = logits[0]
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"a named loss needs a model that returns a tensor, got {type(output).__name__}; "
+            "give loss= a callable"
+        )
+    return logits
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor) -> Scores:
+    if outputs.dim() < 3:
+        raise ValueError(
+            "cross_entropy needs logits of shape (batch, classes, ...), "
+            f"got {tuple(outputs.shape[1:])}"
+        )
+    return _classify(outputs.movedim(2, -1), targets, "cross_entropy")
+
+
+def _token_cross_entropy(outputs: Tensor, targets: Tensor) -> Scores:
+    return _classify(outputs, targets, "token_cross_entropy")
+
+
+def _classify(logits: Tensor, targets: Tensor, name: str) -> Scores:
+    """Cross-entropy of logits (K, B, ..., C)."""
+    points, examples, classes = logits.shape[0], logits.shape[1], logits.shape[-1]
+    if targets.is_floating_point():
+        if targets.dim() != logits.dim() - 1:
+            raise ValueError(_mismatch(name, logits, targets))
+        targets = targets.movedim(1, -1) if name == "cross_entropy" else targets
+        if targets.shape != logits.shape[1:]:
+            raise ValueError(_mismatch(name, logits, targets))
+        terms = -(F.log_softmax(logits.double(), dim=-1) * targets).sum(-1)
+        weight = terms.new_full((examples,), terms[0, 0].numel() if examples else 1)
+        return Scores(terms.reshape(points, examples, -1).sum(-1), None, weight)
+    if targets.shape != logits.shape[1:-1]:
+        raise ValueError(_mismatch(name, logits, targets))
+    labels = targets.reshape(-1).long()
+    kept = labels != -100
+    labels = labels.where(kept, 0)
+    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+        raise ValueError(
+            f"{name}: class targets must lie in 0..{classes - 1}, "
+            f"got {int(labels.min())}..{int(labels.max())}"
+        )
+    flat = logits.reshape(points, -1, classes)
+    loss = torch.empty(flat.shape[:2], dtype=torch.float64, device=flat.device)
+    wrong = torch.empty_like(loss)
+    step = max(1, _BLOCK // max(1, points * classes))
+    for start in range(0, flat.shape[1], step):
+        block, label = flat[:, start : start + step], labels[start : start + step]
+        wide = block.double()
+        picked = wide.gather(2, label.expand(points, -1)[..., None])[..., 0]
+        loss[:, start : start + step] = torch.logsumexp(wide, dim=2) - picked
+        wrong[:, start : start + step] = block.argmax(dim=2) != label
+    terms = kept.reshape(examples, -1)
+    return Scores(
+        loss.where(kept, 0.0).reshape(points, examples, -1).sum(-1),
+        wrong.where(kept, 0.0).reshape(points, examples, -1).sum(-1),
+        terms.sum(-1, dtype=torch.float64),
+    )
+
+
+def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Scores:
+    logits, wanted = _like_targets("binary_cross_entropy", outputs, targets)
+    terms = F.binary_cross_entropy_with_logits(
+        logits.double(), wanted.double().expand_as(logits), reduction="none"
+    )
+    hard = bool(((wanted == 0) | (wanted == 1)).all())
+    wrong = ((logits > 0) != (wanted > 0.5)).double() if hard else None
+    return _summed(terms, wrong)
+
+
+def _mse(outputs: Tensor, targets: Tensor) -> Scores:
+    predicted, wanted = _like_targets("mse", outputs, targets)
+    return _summed((predicted.double() - wanted.double()).square(), None)
+
+
+def _l1(outputs: Tensor, targets: Tensor) -> Scores:
+    predicted, wanted = _like_targets("l1", outputs, targets)
+    return _summed((predicted.double() - wanted.double()).abs(), None)
+
+
+def _like_targets(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    if outputs.shape[1:] == (*targets.shape, 1):
+        outputs = outputs[..., 0]
+    if outputs.shape[1:] != targets.shape:
+        raise ValueError(
+            f"{name}: outputs of shape {tuple(outputs.shape[1:])} and targets of shape "
+            f"{tuple(targets.shape)} must agree"
+        )
+    return outputs, targets
+
+
+def _summed(terms: Tensor, wrong: Tensor | None) -> Scores:
+    points, examples = terms.shape[:2]
+    flat = terms.reshape(points, examples, -1)
+    return Scores(
+        flat.sum(-1),
+        None if wrong is None else wrong.reshape(points, examples, -1).sum(-1),
+        flat.new_full((examples,), flat.shape[2]),
+    )
+
+
+@dataclass(frozen=True)
+class _Custom:
+    """Scores by a user's ``loss(output, target)``, one point after the other."""
+
+    function: LossFunction
+
+    def __call__(self, outputs: list[Any], targets: Tensor) -> Scores:
+        losses = [torch.as_tensor(self.function(output, targets)).double() for output in outputs]
+        examples = targets.shape[0]
+        rows = []
+        for loss in losses:
+            if loss.dim() == 0:
+                rows.append(loss.expand(examples))
+            elif loss.shape[0] == examples:
+                rows.append(loss.reshape(examples, -1).mean(-1))
+            else:
+                raise ValueError(
+                    "a loss callable must return a scalar or one value per example "
+                    f"({examples}), got shape {tuple(loss.shape)}"
+                )
+        stacked = torch.stack(rows)
+        return Scores(stacked, None, stacked.new_ones(examples))
+
+
+def _mismatch(name: str, logits: Tensor, targets: Tensor) -> str:
+    return (
+        f"{name}: logits {tuple(logits.shape[1:])} (classes last) and targets "
+        f"{tuple(targets.shape)} do not fit; targets lack the class axis, or have the logits' shape"
+    )
+
+
+_NAMED: dict[str, Callable[[Tensor, Tensor], Scores]] = {
+    "cross_entropy": _cross_entropy,
+    "token_cross_entropy": _token_cross_entropy,
+    "binary_cross_entropy": _binary_cross_entropy,
+    "mse": _mse,
+    "l1": _l1,
+}

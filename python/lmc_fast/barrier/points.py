@@ -1,0 +1,150 @@
+"""Points in weight space: weighted sums of networks of one architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+StateDict: TypeAlias = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Points:
+    """K points ``theta_k = sum_j weight[k, j] anchors[index[k, j]]``.
+
+    Attributes
+    ----------
+    anchors
+        State dicts of one architecture.
+    index
+        Shape (K, m), int64: which anchors each point mixes.
+    weight
+        Shape (K, m), float64: by how much; each row sums to one. Zero weights are padding.
+    """
+
+    anchors: tuple[StateDict, ...]
+    index: NDArray[np.int64]
+    weight: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return int(self.index.shape[0])
+
+    def state(self, k: int) -> dict[str, Tensor]:
+        """Return the weights of point ``k``: the anchor's own tensors where it is an anchor.
+
+        Integer entries (counters, masks) are those of the point's first anchor. Floating point
+        entries are formed as ``first + sum of weighted differences``, which is exact where the
+        anchors agree, in at least float32.
+        """
+        used = np.flatnonzero(self.weight[k])
+        first = self.anchors[self.index[k, used[0]]]
+        if used.size == 1:
+            return dict(first)
+        others = [(self.anchors[self.index[k, j]], float(self.weight[k, j])) for j in used[1:]]
+        return {
+            name: _mix(tensor, [(other[name], weight) for other, weight in others])
+            for name, tensor in first.items()
+        }
+
+
+def distinct(points: Points) -> tuple[Points, NDArray[np.int64]]:
+    """Return the distinct points, and for each given point the index of its representative.
+
+    Anchors that agree in every tensor count as one, so that a point between equal networks is the
+    network itself and every path through it is exactly flat.
+    """
+    representative = np.array(_first_equal(points.anchors), dtype=np.int64)
+    rows: dict[tuple[tuple[int, float], ...], int] = {}
+    inverse = np.empty(len(points), dtype=np.int64)
+    for k, (index, weight) in enumerate(zip(points.index, points.weight, strict=True)):
+        merged: dict[int, float] = {}
+        for anchor, share in zip(representative[index], weight, strict=True):
+            merged[int(anchor)] = merged.get(int(anchor), 0.0) + float(share)
+        row = tuple(sorted((a, w) for a, w in merged.items() if w != 0.0))
+        if len(row) == 1:
+            row = ((row[0][0], 1.0),)
+        inverse[k] = rows.setdefault(row, len(rows))
+    width = max(len(row) for row in rows)
+    index_rows = np.zeros((len(rows), width), dtype=np.int64)
+    weight_rows = np.zeros((len(rows), width))
+    for row, k in rows.items():
+        index_rows[k, : len(row)] = [anchor for anchor, _ in row]
+        weight_rows[k, : len(row)] = [share for _, share in row]
+    return Points(points.anchors, index_rows, weight_rows), inverse
+
+
+def module_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer of ``model``, detached, including unsaved buffers."""
+    named = (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    )
+    return {name: tensor.detach() for name, tensor in named}
+
+
+def complete_state(model: nn.Module, state: StateDict, label: str) -> dict[str, Tensor]:
+    """Return ``state`` on the model's device with the model's own unsaved buffers added.
+
+    Raises
+    ------
+    ValueError
+        If names, shapes or dtypes differ from the model's; up to five differences are listed.
+    """
+    full = module_state(model)
+    saved = model.state_dict().keys()
+    faults = [f"{name} is missing" for name in full if name in saved and name not in state]
+    for name, tensor in state.items():
+        if name not in full:
+            if isinstance(tensor, Tensor) and not name.endswith("_extra_state"):
+                faults.append(f"{name} is not in the model")
+        elif tensor.shape != full[name].shape:
+            faults.append(f"{name} has shape {tuple(tensor.shape)}, not {tuple(full[name].shape)}")
+        elif tensor.dtype != full[name].dtype:
+            faults.append(f"{name} has dtype {tensor.dtype}, not {full[name].dtype}")
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ValueError(f"{label} does not fit the model: {'; '.join(faults[:5])}{more}")
+    for name in full:
+        if name in state:
+            full[name] = state[name].detach().to(full[name].device)
+    return full
+
+
+def _mix(first: Tensor, others: Sequence[tuple[Tensor, float]]) -> Tensor:
+    if not (first.is_floating_point() or first.is_complex()):
+        return first
+    wide = torch.promote_types(first.dtype, torch.float32)
+    base = first.to(wide)
+    mixed = base.clone()
+    for other, weight in others:
+        mixed.add_(other.to(wide) - base, alpha=weight)
+    return mixed.to(first.dtype)
+
+
+def _first_equal(anchors: Sequence[StateDict]) -> list[int]:
+    """Return for each anchor the index of the first anchor equal to it."""
+    by_digest: dict[float, list[int]] = {}
+    first = []
+    for k, anchor in enumerate(anchors):
+        candidates = by_digest.setdefault(_digest(anchor), [])
+        same = next((j for j in candidates if _equal(anchors[j], anchor)), k)
+        if same == k:
+            candidates.append(k)
+        first.append(same)
+    return first
+
+
+def _digest(state: StateDict) -> float:
+    """Return a number that equal states share, cheap to compare before the states are."""
+    tensor = next((t for t in state.values() if t.is_floating_point() and t.numel()), None)
+    return 0.0 if tensor is None else float(tensor.flatten()[:64].double().nan_to_num().sum())
+
+
+def _equal(a: StateDict, b: StateDict) -> bool:
+    return all(a[name] is b[name] or torch.equal(a[name], b[name]) for name in a)
