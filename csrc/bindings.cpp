@@ -1,8 +1,141 @@
 // The only file that knows Python. Shapes and values are checked in the Python layer above.
-#include <nanobind/nanobind.h>
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <optional>
+#include <thread>
+#include <vector>
 
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+
+#include "assignment.hpp"
+#include "parallel.hpp"
 #include "version.hpp"
 
 namespace nb = nanobind;
 
-NB_MODULE(_core, m) { m.def("compiler", &lmc::compiler); }
+namespace {
+
+template <class T> using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+template <class T> using Optional = std::optional<Array<T>>;
+
+constexpr std::int64_t report_fields = 8;
+
+// Looks for Ctrl-C every 50 ms, on the thread that made the call; other threads see what it found.
+class SignalPoll {
+public:
+  bool operator()() {
+    if (std::this_thread::get_id() == caller_ && !found_) {
+      const auto now = std::chrono::steady_clock::now();
+      if (now >= next_) {
+        next_ = now + std::chrono::milliseconds(50);
+        const nb::gil_scoped_acquire gil;
+        found_ = PyErr_CheckSignals() != 0;
+      }
+    }
+    return found_;
+  }
+
+private:
+  std::thread::id caller_ = std::this_thread::get_id();
+  std::chrono::steady_clock::time_point next_ =
+      std::chrono::steady_clock::now() + std::chrono::milliseconds(50);
+  std::atomic<bool> found_{false};
+};
+
+template <class T> T *part(const Optional<T> &array, std::int64_t index, std::int64_t size) {
+  return array ? array->data() + index * size : nullptr;
+}
+
+void write_report(const lmc::AssignmentReport &report, double *out) {
+  out[0] = report.objective;
+  out[1] = report.gap;
+  out[2] = report.grid;
+  out[3] = static_cast<double>(report.moved);
+  out[4] = report.moved_by;
+  out[5] = static_cast<double>(report.rows_read);
+  out[6] = static_cast<double>(report.list_visits);
+  out[7] = static_cast<double>(report.augmentations);
+}
+
+// Returns (status, problem, row, col) of the first problem of the batch that has no answer.
+nb::tuple solve_assignments(std::uintptr_t address, bool float64, std::int64_t batch,
+                            std::int64_t batch_stride, std::int64_t rows, std::int64_t cols,
+                            std::int64_t row_stride, std::int64_t col_stride, bool maximize,
+                            bool keep, const Optional<const std::int64_t> &prefer,
+                            const Optional<const double> &initial_u,
+                            const Optional<const double> &initial_v, double max_gap, int threads,
+                            const Array<std::int64_t> &cols_out, const Array<double> &reports,
+                            const Optional<double> &u, const Optional<double> &v,
+                            const Optional<double> &margins) {
+  const std::int64_t width = float64 ? 8 : 4;
+  SignalPoll poll;
+  std::atomic<std::int64_t> failed{batch};
+  std::vector<lmc::AssignmentReport> results(static_cast<std::size_t>(batch));
+  {
+    const nb::gil_scoped_release release;
+    const auto solve = [&](std::int64_t begin, std::int64_t end, int inner_threads) {
+      for (std::int64_t b = begin; b < end && b < failed; ++b) {
+        const lmc::CostMatrix cost{reinterpret_cast<const char *>(address) +
+                                       b * batch_stride * width,
+                                   float64,
+                                   rows,
+                                   cols,
+                                   row_stride,
+                                   col_stride};
+        lmc::AssignmentOptions options;
+        options.maximize = maximize;
+        options.keep = keep;
+        options.max_gap = max_gap;
+        options.threads = inner_threads;
+        options.interrupted = [&poll] { return poll(); };
+        options.prefer = part(prefer, b, rows);
+        options.initial_u = part(initial_u, b, rows);
+        options.initial_v = part(initial_v, b, cols);
+        const lmc::AssignmentOutput output{cols_out.data() + b * rows, part(u, b, rows),
+                                           part(v, b, cols), part(margins, b, rows)};
+        lmc::AssignmentReport &result = results[static_cast<std::size_t>(b)];
+        result = lmc::solve_assignment(cost, options, output);
+        write_report(result, reports.data() + b * report_fields);
+        if (result.status != lmc::AssignmentStatus::ok) {
+          std::int64_t first = failed;
+          while (b < first && !failed.compare_exchange_weak(first, b)) {
+          }
+        }
+      }
+    };
+    // A piece of the batch is worth a thread from about a tenth of a millisecond on.
+    const std::int64_t grain = 65536 / std::max<std::int64_t>(rows * cols, 1) + 1;
+    if (batch < 2 * threads) {
+      solve(0, batch, threads);
+    } else {
+      lmc::parallel_for(batch, grain, threads,
+                        [&](std::int64_t begin, std::int64_t end) { solve(begin, end, 1); });
+    }
+  }
+  if (PyErr_Occurred()) {
+    throw nb::python_error();
+  }
+  for (std::int64_t b = 0; b < batch; ++b) {
+    const lmc::AssignmentReport &result = results[static_cast<std::size_t>(b)];
+    if (result.status != lmc::AssignmentStatus::ok) {
+      return nb::make_tuple(static_cast<int>(result.status), b, result.bad_row, result.bad_col);
+    }
+  }
+  return nb::make_tuple(0, -1, -1, -1);
+}
+
+} // namespace
+
+NB_MODULE(_core, m) {
+  m.def("compiler", &lmc::compiler);
+  m.def("solve_assignments", &solve_assignments, nb::arg("address"), nb::arg("float64"),
+        nb::arg("batch"), nb::arg("batch_stride"), nb::arg("rows"), nb::arg("cols"),
+        nb::arg("row_stride"), nb::arg("col_stride"), nb::arg("maximize"), nb::arg("keep"),
+        nb::arg("prefer").none(), nb::arg("initial_u").none(), nb::arg("initial_v").none(),
+        nb::arg("max_gap"), nb::arg("threads"), nb::arg("cols_out").noconvert(),
+        nb::arg("reports").noconvert(), nb::arg("u").none(), nb::arg("v").none(),
+        nb::arg("margins").none());
+}

@@ -1,5 +1,6 @@
 """Align the hidden units of two trained networks and measure the loss barrier left between them."""
 
+from lmc_fast.assignment import Assignment, linear_sum_assignment, solve_assignment
 from lmc_fast.barrier import BarrierCurve, barrier
 from lmc_fast.errors import LmcWarning, SpecMismatchError
 from lmc_fast.permutation import (
@@ -13,6 +14,7 @@ from lmc_fast.spec import PermutationSpec, Pin
 from lmc_fast.statistics import CrossMoments, cross_correlation
 
 __all__ = [
+    "Assignment",
     "BarrierCurve",
     "CrossMoments",
     "LmcWarning",
@@ -25,5 +27,7 @@ __all__ = [
     "cross_correlation",
     "identity_permutation",
     "invert",
+    "linear_sum_assignment",
     "random_permutation",
+    "solve_assignment",
 ]

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+
+#include "assignment.hpp"
+
+namespace lmc {
+
+// Fixed-point arithmetic in doubles. Entries are scaled by a power of two to at most 1 in size and
+// rounded to multiples of 2^-bits. As long as prices stay below 2^(52 - bits), every sum and
+// difference the solvers form is exact, so results do not depend on the order of work.
+struct Grid {
+  static Grid covering(double largest, int bits);
+
+  double operator()(double x) const { return (x * scale * scale_rest + magic) - magic; }
+  double exact(double x) const { return x * scale * scale_rest; }
+  // The inverse, in the units of the matrix as given.
+  double restore(double x) const;
+
+  int exponent = 0;
+  int bits = 0;
+  double scale = 1, scale_rest = 1; // 2^-exponent, in two factors for the ends of the range
+  double magic = 0;                 // adding and subtracting it rounds to the grid
+};
+
+// What one reading of the matrix tells: the largest finite magnitude and the first value that has
+// no meaning (NaN, or the infinity that is better than every finite value).
+struct Survey {
+  double largest = 0;
+  bool forbidden = false;
+  std::int64_t bad_row = -1, bad_col = -1;
+};
+
+Survey survey(const CostMatrix &cost, bool maximize);
+
+} // namespace lmc

@@ -1,0 +1,305 @@
+"""Linear assignment: one-to-one maps of rows to columns with least cost or greatest similarity."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import lmc_fast._core as _core
+from lmc_fast._cost import CostView, view_cost
+
+__all__ = ["Assignment", "linear_sum_assignment", "solve_assignment"]
+
+_INFEASIBLE, _INVALID = 1, 2
+_NO_BATCH: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assignment:
+    """An optimal assignment and the proof that it is one.
+
+    Arrays are numpy or torch, like the cost matrix; a batch of problems has its leading
+    dimensions in front of every shape below (the scalars become arrays).
+
+    Attributes
+    ----------
+    cols : int64 (rows,)
+        The column of each row, -1 for a row without partner.
+    objective : float
+        Sum of the chosen entries of the matrix as given.
+    u, v : float64 (rows,), (cols,)
+        Duals: ``u[i] + v[j] <= cost[i, j]`` (``>=`` when maximising) with equality on the chosen
+        pairs; 0 for a row or column without partner.
+    gap : float
+        Certified distance of the chosen assignment from the optimum. It is computed without
+        rounding, so 0.0 is a proof, for the matrix on the grid (see `moved`).
+    margins : float64 (rows,)
+        Under the duals, by how much the second-best choice of each row is worse than the best;
+        infinite where there is no second choice. Small margins mean that the matrix hardly
+        determines the answer.
+    grid : float
+        Entries were rounded to multiples of this number before solving, so that every sum and
+        difference of the solver is exact.
+    moved, moved_by : int, float
+        How many entries that rounding changed, and the largest change. With ``moved == 0`` the
+        certificate holds for the matrix itself, else up to ``2 * rows * moved_by``.
+    rows_read, list_visits, augmentations : int
+        Work done: scans of whole rows, scans of candidate lists, shortest paths searched.
+    """
+
+    cols: Any
+    objective: Any
+    u: Any
+    v: Any
+    gap: Any
+    margins: Any
+    grid: Any
+    moved: Any
+    moved_by: Any
+    rows_read: Any
+    list_visits: Any
+    augmentations: Any
+
+
+def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
+    """Solve the linear assignment problem; SciPy's signature and contract.
+
+    Parameters
+    ----------
+    cost : array_like or torch.Tensor (..., rows, cols)
+        Real numbers of any dtype; float32 and float64 are read in place. An infinite entry forbids
+        its pair (+inf when minimising, -inf when maximising). Leading dimensions are a batch.
+    maximize : bool
+        Maximise the sum of the chosen entries instead of minimising it.
+
+    Returns
+    -------
+    row_ind, col_ind : int64 (..., min(rows, cols))
+        Chosen pairs in ascending order of rows: numpy arrays, or for a tensor int64 tensors on its
+        device. Of several optima it is the one with the lexicographically smallest ``col_ind``.
+
+    Raises
+    ------
+    ValueError
+        For NaN or the wrong infinity (naming the first), and where no finite assignment exists.
+    TypeError
+        For entries that are not real numbers.
+
+    Notes
+    -----
+    Exact, by the methods described in `solve_assignment`.
+
+    Examples
+    --------
+    >>> from lmc_fast import linear_sum_assignment
+    >>> linear_sum_assignment([[4, 1, 3], [2, 0, 5], [3, 2, 2]])
+    (array([0, 1, 2]), array([1, 0, 2]))
+    """
+    view = view_cost("linear_sum_assignment", cost)
+    cols, _ = _solve("linear_sum_assignment", view, maximize=bool(maximize))
+    if view.rows <= view.cols:
+        rows = np.arange(view.rows)
+        if view.batch_shape:
+            rows = np.broadcast_to(rows, cols.shape).copy()
+    else:
+        rows = np.nonzero(cols >= 0)[-1].reshape(*view.batch_shape, view.cols)
+        cols = np.take_along_axis(cols, rows, axis=-1)
+    return _like(view, rows), _like(view, cols)
+
+
+def solve_assignment(
+    cost: Any,
+    *,
+    maximize: bool = False,
+    initial_duals: tuple[Any, Any] | None = None,
+    max_gap: float = 0.0,
+    ties: Literal["first", "keep"] = "first",
+    prefer: Any = None,
+) -> Assignment:
+    """Solve the linear assignment problem and return the solution with its certificate.
+
+    Parameters
+    ----------
+    cost : array_like or torch.Tensor (..., rows, cols)
+        As for `linear_sum_assignment`.
+    maximize : bool
+        Maximise instead of minimise.
+    initial_duals : (u, v), optional
+        Duals of a similar problem, (..., rows) and (..., cols). A hint: it saves work and never
+        changes the optimum.
+    max_gap : float
+        Stop as soon as the certified gap is at most this; 0 asks for the optimum.
+    ties : "first" or "keep"
+        Which of several optima: the lexicographically smallest ``cols`` (no partner counts as the
+        largest), or the one that agrees with `prefer` in most rows.
+    prefer : int array (..., rows), optional
+        For ``ties="keep"``: preferred column of each row, -1 for none.
+
+    Returns
+    -------
+    Assignment
+        The same bits for every number of threads and every instruction set.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `linear_sum_assignment`, and for options that do not fit the matrix.
+    """
+    op = "solve_assignment"
+    view = view_cost(op, cost)
+    if ties not in ("first", "keep"):
+        raise ValueError(f"[{op}] expected ties='first' or 'keep', got {ties!r}")
+    if (prefer is not None) != (ties == "keep"):
+        raise ValueError(f"[{op}] prefer= and ties='keep' go together; give both or neither")
+    if not 0 <= max_gap < math.inf:
+        raise ValueError(f"[{op}] expected a finite max_gap >= 0, got {max_gap}")
+    wanted = None if prefer is None else _preference(op, view, prefer)
+    initial_u = initial_v = None
+    if initial_duals is not None:
+        if not isinstance(initial_duals, Sequence) or len(initial_duals) != 2:
+            raise TypeError(f"[{op}] expected initial_duals=(u, v)")
+        initial_u = _dual(op, view, "u", initial_duals[0], view.rows)
+        initial_v = _dual(op, view, "v", initial_duals[1], view.cols)
+    u = np.empty((*view.batch_shape, view.rows))
+    v = np.empty((*view.batch_shape, view.cols))
+    margins = np.empty((*view.batch_shape, view.rows))
+    cols, reports = _solve(
+        op,
+        view,
+        maximize=bool(maximize),
+        prefer=wanted,
+        initial_u=initial_u,
+        initial_v=initial_v,
+        max_gap=float(max_gap),
+        u=u,
+        v=v,
+        margins=margins,
+    )
+    objective, gap, grid, moved, moved_by, rows_read, visits, paths = _scalars(view, reports)
+    return Assignment(
+        cols=_like(view, cols),
+        objective=objective,
+        u=_like(view, u),
+        v=_like(view, v),
+        gap=gap,
+        margins=_like(view, margins),
+        grid=grid,
+        moved=moved,
+        moved_by=moved_by,
+        rows_read=rows_read,
+        list_visits=visits,
+        augmentations=paths,
+    )
+
+
+def _solve(
+    op: str,
+    view: CostView,
+    *,
+    maximize: bool,
+    prefer: NDArray[np.int64] | None = None,
+    initial_u: NDArray[np.float64] | None = None,
+    initial_v: NDArray[np.float64] | None = None,
+    max_gap: float = 0.0,
+    u: NDArray[np.float64] | None = None,
+    v: NDArray[np.float64] | None = None,
+    margins: NDArray[np.float64] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    cols = np.empty((*view.batch_shape, view.rows), dtype=np.int64)
+    reports = np.empty((*view.batch_shape, 8))
+    status, problem, row, col = _core.solve_assignments(
+        view.address,
+        view.float64,
+        view.batch,
+        view.batch_stride,
+        view.rows,
+        view.cols,
+        view.row_stride,
+        view.col_stride,
+        maximize,
+        prefer is not None,
+        prefer,
+        initial_u,
+        initial_v,
+        max_gap,
+        torch.get_num_threads(),
+        cols,
+        reports,
+        u,
+        v,
+        margins,
+    )
+    if status:
+        _raise(op, view, maximize, status, problem, row, col)
+    return cols, reports
+
+
+def _raise(
+    op: str, view: CostView, maximize: bool, status: int, problem: int, row: int, col: int
+) -> None:
+    where = f" in problem {problem} of the batch" if view.batch_shape else ""
+    if status == _INVALID:
+        wrong = "+inf" if maximize else "-inf"
+        raise ValueError(
+            f"[{op}] cost contains invalid numeric entries: expected neither NaN nor {wrong}, "
+            f"found one first at row {row}, column {col}{where}"
+        )
+    if status == _INFEASIBLE:
+        raise ValueError(
+            f"[{op}] cost matrix is infeasible{where}: the infinite entries leave no complete "
+            "assignment; give some forbidden pairs a finite cost"
+        )
+    raise KeyboardInterrupt
+
+
+def _like(view: CostView, array: NDArray[Any]) -> Any:
+    if view.device is None:
+        return array
+    tensor = torch.from_numpy(array)
+    return tensor if view.device.type == "cpu" else tensor.to(view.device)
+
+
+def _scalars(view: CostView, reports: NDArray[np.float64]) -> list[Any]:
+    counts = (3, 5, 6, 7)
+    if view.batch_shape == _NO_BATCH:
+        return [int(x) if k in counts else x for k, x in enumerate(reports.tolist())]
+    columns = np.moveaxis(reports, -1, 0)
+    return [
+        _like(view, np.ascontiguousarray(column, dtype=np.int64 if k in counts else np.float64))
+        for k, column in enumerate(columns)
+    ]
+
+
+def _to_numpy(values: Any) -> NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _check_shape(op: str, view: CostView, name: str, array: NDArray[Any], size: int) -> None:
+    expected = (*view.batch_shape, size)
+    if array.shape != expected:
+        raise ValueError(f"[{op}] expected {name} of shape {expected}, got {array.shape}")
+
+
+def _preference(op: str, view: CostView, prefer: Any) -> NDArray[np.int64]:
+    array = _to_numpy(prefer)
+    _check_shape(op, view, "prefer", array, view.rows)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"[{op}] expected prefer of an integer dtype, got {array.dtype}")
+    if array.size and not (array.min() >= -1 and array.max() < view.cols):
+        raise ValueError(f"[{op}] expected prefer within -1..{view.cols - 1}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _dual(op: str, view: CostView, name: str, values: Any, size: int) -> NDArray[np.float64]:
+    array = _to_numpy(values)
+    _check_shape(op, view, f"initial dual {name}", array, size)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"[{op}] expected real initial duals, got dtype {array.dtype}")
+    array = np.ascontiguousarray(array, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"[{op}] expected finite initial duals, got a NaN or infinity in {name}")
+    return array

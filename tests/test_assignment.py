@@ -1,0 +1,416 @@
+import itertools
+import math
+import threading
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from lmc_fast import linear_sum_assignment, solve_assignment
+
+INF = math.inf
+
+# (matrix, least cost): square, wide, one row, ties, forbidden pairs, negative entries, empty.
+CASES = [
+    ([[40, 15, 40], [40, 45, 60], [30, 22, 31]], 86),
+    ([[40, 15, 40, 1], [40, 45, 60, 2], [30, 22, 31, 3]], 47),
+    ([[7, 3, 9, 5]], 3),
+    ([[10, 10, 8], [9, 8, 1], [9, 7, 4]], 18),
+    ([[10, 10, 8, 11], [9, 8, 1, 1], [9, 7, 4, 10]], 15),
+    ([[10, INF, INF], [INF, INF, 1], [INF, 7, INF]], 18),
+    ([[INF, 5, INF], [2, INF, INF]], 7),
+    ([[-3, -7], [-5, -8]], -12),
+    ([[0, 0], [0, 0]], 0),
+    ([[], []], 0),
+]
+KINDS = ["numpy-float32", "numpy-float64", "torch-float32", "torch-float64"]
+
+
+def as_kind(matrix, kind):
+    library, dtype = kind.split("-")
+    array = np.asarray(matrix, dtype=dtype)
+    return array if library == "numpy" else torch.from_numpy(array)
+
+
+def brute_force(cost):
+    """Every assignment with the least total, each as a tuple of columns with -1 for none."""
+    rows, cols = cost.shape
+    places = list(range(cols)) + [-1] * max(rows - cols, 0)
+    totals = {}
+    for choice in itertools.permutations(places, rows):
+        totals[choice] = sum(cost[i, j] for i, j in enumerate(choice) if j >= 0)
+    least = min(totals.values())
+    return [choice for choice, total in totals.items() if total == least]
+
+
+def order(choice):
+    return tuple(math.inf if j < 0 else j for j in choice)
+
+
+def assert_certified(cost, result, maximize=False):
+    """The duals prove the assignment optimal, checked outside the solver."""
+    cost = np.asarray(cost, dtype=np.float64)
+    sign = -1.0 if maximize else 1.0
+    rows = np.flatnonzero(result.cols >= 0)
+    cols = result.cols[rows]
+    assert len(rows) == min(cost.shape)
+    assert len(set(cols.tolist())) == len(rows)
+    slack = sign * (cost - result.u[:, None] - result.v[None, :])
+    tolerance = 4 * result.moved_by
+    assert slack.min() >= -tolerance
+    assert np.abs(slack[rows, cols]).max() <= tolerance
+    free_rows = np.setdiff1d(np.arange(cost.shape[0]), rows)
+    free_cols = np.setdiff1d(np.arange(cost.shape[1]), cols)
+    assert not result.u[free_rows].any()
+    assert not result.v[free_cols].any()
+    if cost.shape[0] < cost.shape[1]:
+        assert (sign * result.v).max() <= 0
+    if cost.shape[0] > cost.shape[1]:
+        assert (sign * result.u).max() <= 0
+    assert result.gap == 0.0
+    assert result.objective == pytest.approx(math.fsum(cost[rows, cols]), rel=1e-15, abs=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("matrix", "least"), CASES)
+@pytest.mark.parametrize("negate", [False, True])
+@pytest.mark.parametrize("transpose", [False, True])
+def test_known_optima(matrix, least, kind, negate, transpose):
+    cost = as_kind(matrix, kind)
+    cost = cost.T if transpose else cost
+    cost = -cost if negate else cost
+    row_ind, col_ind = linear_sum_assignment(cost, maximize=negate)
+    assert len(row_ind) == len(col_ind) == min(cost.shape)
+    assert (row_ind[1:] > row_ind[:-1]).all()
+    assert float(cost[row_ind, col_ind].sum()) == (-least if negate else least)
+    if kind.startswith("torch"):
+        assert row_ind.dtype == col_ind.dtype == torch.int64
+    else:
+        assert row_ind.dtype == col_ind.dtype == np.int64
+
+
+def test_canonical_optimum_against_brute_force():
+    rng = np.random.default_rng(1)
+    for _ in range(400):
+        rows, cols = rng.integers(1, 6, 2)
+        cost = rng.integers(0, rng.integers(1, 6) + 1, (rows, cols)).astype(np.float32)
+        optima = brute_force(cost)
+        first = solve_assignment(cost)
+        assert_certified(cost, first)
+        assert tuple(first.cols) == min(optima, key=order)
+        column_major = solve_assignment(np.asfortranarray(cost))
+        assert (column_major.cols == first.cols).all()
+        prefer = rng.integers(-1, cols, rows)
+        keep = solve_assignment(cost, ties="keep", prefer=prefer)
+        agreement = [sum(a == b >= 0 for a, b in zip(c, prefer, strict=True)) for c in optima]
+        nearest = [c for c, a in zip(optima, agreement, strict=True) if a == max(agreement)]
+        assert tuple(keep.cols) == min(nearest, key=order)
+
+
+def random_matrix(rng, kind, rows, cols):
+    if kind == "uniform":
+        return rng.random((rows, cols))
+    if kind == "normal":
+        return rng.standard_normal((rows, cols)).astype(np.float32)
+    if kind == "integers":
+        return rng.integers(0, 4, (rows, cols)).astype(np.float32)
+    if kind == "constant":
+        return np.full((rows, cols), 0.1, dtype=np.float32)
+    if kind == "low rank":
+        x, y = rng.standard_normal((rows, 2)), rng.standard_normal((cols, 2))
+        return (x @ y.T).astype(np.float32)
+    if kind == "products":
+        return np.outer(np.arange(1, rows + 1), np.arange(1, cols + 1)).astype(np.float32)
+    if kind == "dead":
+        cost = rng.random((rows, cols)).astype(np.float32)
+        cost[rng.random(rows) < 0.4] = 0
+        cost[:, rng.random(cols) < 0.4] = 0
+        return cost
+    if kind == "duplicates":
+        cost = rng.random((rows, cols)).astype(np.float32)
+        return cost[rng.integers(0, rows, rows)][:, rng.integers(0, cols, cols)]
+    cost = rng.random((rows, cols)).astype(np.float32)
+    cost[rng.random((rows, cols)) < 0.3] = np.inf
+    return cost
+
+
+MATRICES = [
+    "uniform",
+    "normal",
+    "integers",
+    "constant",
+    "low rank",
+    "products",
+    "dead",
+    "duplicates",
+    "forbidden",
+]
+
+
+@pytest.mark.parametrize("kind", MATRICES)
+def test_agrees_with_scipy_and_certificate(kind):
+    rng = np.random.default_rng(MATRICES.index(kind))
+    for trial in range(40):
+        rows, cols = rng.integers(1, 40, 2)
+        if trial % 2:
+            rows = cols
+        cost = random_matrix(rng, kind, rows, cols)
+        try:
+            i, j = scipy.optimize.linear_sum_assignment(cost)
+        except ValueError:
+            with pytest.raises(ValueError, match="infeasible"):
+                linear_sum_assignment(cost)
+            continue
+        result = solve_assignment(cost)
+        expected = math.fsum(cost[i, j].astype(np.float64))
+        assert result.objective == pytest.approx(expected, rel=1e-12, abs=1e-12)
+        assert_certified(cost, result)
+
+
+@pytest.mark.parametrize("kind", MATRICES)
+@pytest.mark.parametrize("shape", [(30, 30), (20, 30)])
+def test_laws(kind, shape):
+    rng = np.random.default_rng(7)
+    cost = random_matrix(rng, kind, *shape)
+    result = solve_assignment(cost)
+    flipped = solve_assignment(cost.T)
+    assert flipped.objective == pytest.approx(result.objective, rel=1e-14)
+    assert (solve_assignment(-cost, maximize=True).cols == result.cols).all()
+    warm = solve_assignment(cost, initial_duals=(result.u, result.v))
+    assert (warm.cols == result.cols).all()
+    stale = solve_assignment(cost, initial_duals=(rng.random(shape[0]), rng.random(shape[1])))
+    assert (stale.cols == result.cols).all()
+    kept = solve_assignment(cost, ties="keep", prefer=result.cols)
+    assert (kept.cols == result.cols).all()
+    # The k-th row of a row-permuted matrix has the same set of optima: keeping the mapped answer
+    # must be possible.
+    order_ = rng.permutation(shape[0])
+    shuffled = solve_assignment(cost[order_], ties="keep", prefer=result.cols[order_])
+    assert (shuffled.cols == result.cols[order_]).all()
+
+
+def test_scaling_by_powers_of_two_changes_nothing():
+    cost = np.random.default_rng(3).standard_normal((25, 25))
+    expected = solve_assignment(cost).cols
+    for exponent in (-1000, -300, 300, 1000):
+        scaled = np.ldexp(cost, exponent)
+        result = solve_assignment(scaled)
+        assert (result.cols == expected).all()
+        assert result.gap == 0.0
+
+
+def test_margins_are_second_choices_under_the_duals():
+    cost = np.random.default_rng(4).random((12, 15)).astype(np.float32)
+    result = solve_assignment(cost)
+    slack = cost.astype(np.float64) - result.u[:, None] - result.v[None, :]
+    slack[np.arange(12), result.cols] = np.inf
+    np.testing.assert_array_equal(result.margins, slack.min(axis=1))
+    assert solve_assignment([[3.0]]).margins[0] == np.inf
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_batches_equal_single_problems(library):
+    rng = np.random.default_rng(5)
+    for shape in [(3, 7, 7), (2, 3, 5, 8), (4, 9, 4)]:
+        cost = rng.random(shape, dtype=np.float32)
+        given = torch.from_numpy(cost) if library == "torch" else cost
+        rows, cols = linear_sum_assignment(given)
+        result = solve_assignment(given)
+        assert rows.shape == cols.shape == (*shape[:-2], min(shape[-2:]))
+        assert result.cols.shape == shape[:-1]
+        for index in np.ndindex(*shape[:-2]):
+            i, j = linear_sum_assignment(cost[index])
+            single = solve_assignment(cost[index])
+            assert (np.asarray(rows)[index] == i).all()
+            assert (np.asarray(cols)[index] == j).all()
+            assert (np.asarray(result.u)[index] == single.u).all()
+            assert result.objective[index] == single.objective
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((0, 0), (0,)), ((0, 5), (0,)), ((5, 0), (0,)), ((3, 0, 0), (3, 0)), ((0, 4, 4), (0, 4))],
+)
+def test_empty(shape, expected):
+    for cost in (np.zeros(shape), torch.zeros(shape)):
+        rows, cols = linear_sum_assignment(cost)
+        assert tuple(rows.shape) == tuple(cols.shape) == expected
+        result = solve_assignment(cost)
+        assert tuple(result.cols.shape) == shape[:-1]
+    assert solve_assignment(np.zeros((2, 0))).objective == 0.0
+
+
+@pytest.mark.parametrize(
+    ("cost", "error", "message"),
+    [
+        (np.zeros(3), ValueError, r"expected a matrix .* got shape \(3,\)"),
+        (np.float64(1), ValueError, "expected a matrix"),
+        (torch.zeros(3), ValueError, "expected a matrix"),
+        ("costs", TypeError, "real numbers"),
+        ([["a", "b"], ["c", "d"]], TypeError, "real numbers"),
+        (None, TypeError, "real numbers"),
+        (np.full((2, 2), None), TypeError, "real numbers"),
+        ([[1, 2], [3]], ValueError, "matrix of numbers"),
+        (np.ones((2, 2), dtype=complex), TypeError, "real numbers"),
+        (torch.ones(2, 2, dtype=torch.complex64), TypeError, "real costs"),
+        (torch.ones(2, 2).to_sparse(), TypeError, "dense"),
+        (torch.ones(2, 2, device="meta"), TypeError, "values in memory"),
+        (np.ma.masked_equal(np.eye(2), 1), TypeError, "mask"),
+        (np.array([[2**53, 1], [1, 0]]), ValueError, r"below 2\*\*53"),
+        (torch.tensor([[-(2**60), 1], [1, 0]]), ValueError, r"below 2\*\*53"),
+        ([[1.0, INF], [2.0, INF]], ValueError, "infeasible"),
+        ([[INF]], ValueError, "infeasible"),
+        ([[1.0, 2.0], [math.nan, math.nan]], ValueError, "row 1, column 0"),
+        ([[1.0, -INF], [2.0, 3.0]], ValueError, "row 0, column 1"),
+        (np.array([[1.0, math.nan], [math.nan, 3.0]]).T, ValueError, "row 0, column 1"),
+    ],
+)
+def test_bad_costs(cost, error, message):
+    with pytest.raises(error, match=message) as caught:
+        linear_sum_assignment(cost)
+    assert "[linear_sum_assignment]" in str(caught.value)
+
+
+def test_bad_value_in_a_batch_names_the_problem():
+    cost = torch.rand(4, 5, 5)
+    cost[2, 1, 3] = math.nan
+    with pytest.raises(ValueError, match="row 1, column 3 in problem 2"):
+        linear_sum_assignment(cost)
+
+
+def test_infinity_has_a_side():
+    cost = np.array([[INF, 1.0], [1.0, 5.0]])
+    assert linear_sum_assignment(cost)[1].tolist() == [1, 0]
+    assert linear_sum_assignment(-cost, maximize=True)[1].tolist() == [1, 0]
+    with pytest.raises(ValueError, match="invalid numeric"):
+        linear_sum_assignment(cost, maximize=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"ties": "last"}, ValueError),
+        ({"ties": "keep"}, ValueError),
+        ({"prefer": [0, 1]}, ValueError),
+        ({"ties": "keep", "prefer": [0, 1, 2]}, ValueError),
+        ({"ties": "keep", "prefer": [0, 2]}, ValueError),
+        ({"ties": "keep", "prefer": [0.0, 1.0]}, TypeError),
+        ({"max_gap": -1.0}, ValueError),
+        ({"max_gap": math.nan}, ValueError),
+        ({"initial_duals": ([0, 0], [0, 0, 0])}, ValueError),
+        ({"initial_duals": ([0, 0], [0, math.nan])}, ValueError),
+        ({"initial_duals": 3}, TypeError),
+    ],
+)
+def test_bad_options(options, error):
+    with pytest.raises(error, match=r"\[solve_assignment\]"):
+        solve_assignment(np.eye(2), **options)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda c: c.tolist(),
+        lambda c: memoryview(np.ascontiguousarray(c)),
+        lambda c: c.astype(np.float16),
+        lambda c: c.astype(np.int8),
+        lambda c: c.astype(np.uint64),
+        lambda c: c.astype(">f8"),
+        lambda c: torch.from_numpy(c).to(torch.bfloat16),
+        lambda c: torch.from_numpy(c).half(),
+        lambda c: torch.from_numpy(c).to(torch.int64),
+        lambda c: torch.from_numpy(c).to(torch.uint8),
+        lambda c: torch.nn.Parameter(torch.from_numpy(c)),
+    ],
+)
+def test_accepted_kinds(convert):
+    cost = np.random.default_rng(6).integers(0, 100, (9, 9)).astype(np.float64)
+    expected = linear_sum_assignment(cost)[1]
+    given = convert(cost)
+    got = linear_sum_assignment(given)[1]
+    assert type(got) is (torch.Tensor if isinstance(given, torch.Tensor) else np.ndarray)
+    assert got.tolist() == expected.tolist()
+    if isinstance(given, torch.nn.Parameter):
+        assert given.requires_grad
+
+
+def test_booleans():
+    cost = np.array([[True, False], [False, True]])
+    assert linear_sum_assignment(cost)[1].tolist() == [1, 0]
+    assert linear_sum_assignment(torch.from_numpy(cost), maximize=True)[1].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_views_give_the_answer_of_their_copy(library):
+    base = np.random.default_rng(8).random((40, 60), dtype=np.float32)
+    views = {
+        "transposed": lambda x: x.T,
+        "offset": lambda x: x[3:, 5:],
+        "every other column": lambda x: x[:, ::2],
+        "every other row": lambda x: x[::2],
+        "one row": lambda x: x[4:5],
+        "one column": lambda x: x[:, 4:5],
+    }
+    if library == "numpy":
+        views["reversed"] = lambda x: x[::-1, ::-1]
+        views["one row for all"] = lambda x: np.broadcast_to(x[0], (20, 60))
+        views["one column for all"] = lambda x: np.broadcast_to(x[:, :1], (40, 20))
+        views["unaligned"] = lambda x: np.frombuffer(
+            b"x" + x.tobytes(), np.float32, 2400, 1
+        ).reshape(40, 60)
+    else:
+        views["one row for all"] = lambda x: x[0].expand(20, 60)
+        views["one column for all"] = lambda x: x[:, :1].expand(40, 20)
+        views["negated"] = lambda x: torch._neg_view(x)
+    for name, take in views.items():
+        view = take(base if library == "numpy" else torch.from_numpy(base))
+        copy = np.array(view.tolist(), dtype=np.float32)
+        before = copy.copy()
+        got = linear_sum_assignment(view)
+        expected = linear_sum_assignment(copy)
+        assert np.asarray(got[1]).tolist() == expected[1].tolist(), name
+        assert np.asarray(got[0]).tolist() == expected[0].tolist(), name
+        assert np.array_equal(np.array(view.tolist(), dtype=np.float32), before), name
+
+
+def test_too_large_to_copy_is_a_memory_error():
+    with pytest.raises(MemoryError, match="bytes"):
+        linear_sum_assignment(torch.zeros(1, 1).expand(10**7, 10**7))
+    with pytest.raises(MemoryError, match="bytes"):
+        linear_sum_assignment(np.broadcast_to(np.float32(0), (10**7, 10**7)))
+
+
+def test_constant_gives_the_identity():
+    for value in (0.0, -3.5, 1e-300):
+        result = solve_assignment(np.full((50, 50), value))
+        assert result.cols.tolist() == list(range(50))
+        assert result.gap == 0.0
+
+
+def test_wide_range_of_magnitudes():
+    rng = np.random.default_rng(9)
+    for _ in range(50):
+        exponents = rng.integers(-1070, 1020, (6, 6))
+        cost = np.ldexp(rng.random((6, 6)), exponents)
+        result = solve_assignment(cost)
+        best = min(
+            math.fsum(cost[i, j] for i, j in enumerate(p)) for p in itertools.permutations(range(6))
+        )
+        assert result.gap == 0.0
+        assert result.objective <= best + 12 * result.moved_by
+
+
+def test_many_threads_at_once():
+    cost = torch.rand(120, 120, generator=torch.Generator().manual_seed(0))
+    expected = linear_sum_assignment(cost)[1]
+    same = []
+
+    def work():
+        same.extend(torch.equal(linear_sum_assignment(cost)[1], expected) for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert same == [True] * 30
