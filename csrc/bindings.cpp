@@ -9,8 +9,10 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
 
 #include "assignment.hpp"
+#include "cuda_driver.hpp"
 #include "parallel.hpp"
 #include "version.hpp"
 
@@ -127,6 +129,27 @@ nb::tuple solve_assignments(std::uintptr_t address, bool float64, std::int64_t b
   return nb::make_tuple(0, -1, -1, -1);
 }
 
+void bind_cuda(nb::module_ &m) {
+  using lmc::cuda::Module;
+  m.def("cuda_device_count", &lmc::cuda::device_count);
+  nb::class_<Module>(m, "CudaModule")
+      .def("__init__",
+           [](Module *self, int device, nb::bytes image) {
+             new (self) Module(lmc::cuda::load_module(device, image.c_str()));
+           })
+      .def("kernel",
+           [](const Module &self, const std::string &name, int shared_bytes) {
+             return reinterpret_cast<std::uintptr_t>(
+                 lmc::cuda::find_kernel(self, name, shared_bytes));
+           })
+      .def("launch",
+           [](const Module &self, std::uintptr_t kernel, unsigned x, unsigned y, unsigned z,
+              unsigned threads, unsigned shared_bytes, std::uintptr_t stream, nb::bytes params) {
+             lmc::cuda::launch(self, reinterpret_cast<void *>(kernel), {x, y, z}, threads,
+                               shared_bytes, stream, params.c_str());
+           });
+}
+
 } // namespace
 
 NB_MODULE(_core, m) {
@@ -138,4 +161,5 @@ NB_MODULE(_core, m) {
         nb::arg("max_gap"), nb::arg("threads"), nb::arg("cols_out").noconvert(),
         nb::arg("reports").noconvert(), nb::arg("u").none(), nb::arg("v").none(),
         nb::arg("margins").none());
+  bind_cuda(m);
 }

@@ -1,18 +1,8 @@
 """Align the hidden units of two trained networks and measure the loss barrier left between them."""
 
+from lmc_fast._cuda.launcher import cuda_available
 from lmc_fast.assignment import Assignment, linear_sum_assignment, solve_assignment
-from lmc_fast.barrier import (
-    BarrierCurve,
-    BarrierMatrix,
-    CheckpointGrid,
-    PlaneGrid,
-    SimplexGrid,
-    barrier,
-    barrier_matrix,
-    checkpoint_grid,
-    plane,
-    simplex,
-)
+from lmc_fast.barrier import BarrierCurve, barrier
 from lmc_fast.errors import LmcWarning, SpecMismatchError
 from lmc_fast.permutation import (
     apply_permutation,
@@ -27,26 +17,19 @@ from lmc_fast.statistics import CrossMoments, cross_correlation
 __all__ = [
     "Assignment",
     "BarrierCurve",
-    "BarrierMatrix",
-    "CheckpointGrid",
     "CrossMoments",
     "LmcWarning",
     "PermutationSpec",
     "Pin",
-    "PlaneGrid",
-    "SimplexGrid",
     "SpecMismatchError",
     "apply_permutation",
     "barrier",
-    "barrier_matrix",
-    "checkpoint_grid",
     "compose",
     "cross_correlation",
+    "cuda_available",
     "identity_permutation",
     "invert",
     "linear_sum_assignment",
-    "plane",
     "random_permutation",
-    "simplex",
     "solve_assignment",
 ]

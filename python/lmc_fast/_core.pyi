@@ -24,3 +24,19 @@ def solve_assignments(
     v: NDArray[np.float64] | None,
     margins: NDArray[np.float64] | None,
 ) -> tuple[int, int, int, int]: ...
+def cuda_device_count() -> int: ...
+
+class CudaModule:
+    def __init__(self, device: int, image: bytes) -> None: ...
+    def kernel(self, name: str, shared_bytes: int) -> int: ...
+    def launch(
+        self,
+        kernel: int,
+        x: int,
+        y: int,
+        z: int,
+        threads: int,
+        shared_bytes: int,
+        stream: int,
+        params: bytes,
+    ) -> None: ...

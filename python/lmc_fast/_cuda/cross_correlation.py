@@ -1,0 +1,362 @@
+"""Cross moments on CUDA: plan the launches of csrc/cuda/cross_correlation.cu.
+
+Only the launcher needs a GPU; the tests put one that runs on the host in its place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lmc_fast._cuda.launcher import Launcher
+
+MODES = ("float32", "fast", "exact")
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+_MAX_LAYERS = 31
+_THREADS = 256
+_STAGES = 3
+_OVERFLOW = 1
+_MAX_ROWS = 1 << 30
+_MAX_SLAB_ROWS = 16384
+_MIN_SLAB_ROWS = 512
+_WAVES = 4
+_WORKSPACE_BYTES = 1 << 29
+# Half a unit in the last place of the lower half is 2^-25: within 2^-22 of values of this size.
+_SMALLEST_RMS = 2.0**-3
+
+
+class _Operand(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("normaliser", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("stride", ctypes.c_longlong),
+        ("channels", ctypes.c_int),
+        ("aligned", ctypes.c_int),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        ("operands", _Operand * 2),
+        ("moments", ctypes.c_void_p),
+        ("status", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+        ("rows", ctypes.c_int),
+        ("spatial", ctypes.c_int),
+        ("slab_rows", ctypes.c_int),
+        ("slabs", ctypes.c_int),
+        ("first_block", ctypes.c_int),
+        ("first_tile", ctypes.c_int),
+    )
+
+
+class _Params(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.c_int),
+        ("type", ctypes.c_int),
+        ("layer", _Layer * _MAX_LAYERS),
+    )
+
+
+@dataclass(frozen=True)
+class MomentBuffers:
+    """Device accumulators of one layer: what the kernels add to.
+
+    Attributes
+    ----------
+    normalisers : pair of Tensor, (2, p) and (2, q) float32
+        Shift and scale (a power of two) of every channel, fixed by the first update.
+    sums : pair of Tensor, (2, p) and (2, q) float64
+        Sum and sum of squares of the shifted values.
+    cross : Tensor, (p, q) float64
+        Sum of products of the shifted values.
+    status : Tensor, (1,) int32
+        Bit 0: a value left the range of the split.
+    """
+
+    normalisers: tuple[Tensor, Tensor]
+    sums: tuple[Tensor, Tensor]
+    cross: Tensor
+    status: Tensor
+
+    @staticmethod
+    def zeros(p: int, q: int, device: torch.device) -> MomentBuffers:
+        """Empty accumulators for `p` and `q` channels."""
+
+        def make(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        return MomentBuffers(
+            normalisers=(make(2, p, dtype=torch.float32), make(2, q, dtype=torch.float32)),
+            sums=(make(2, p), make(2, q)),
+            cross=make(p, q),
+            status=make(1, dtype=torch.int32),
+        )
+
+
+@dataclass(frozen=True)
+class _Side:
+    data: Tensor
+    stride: int
+    channels: int
+    aligned: bool
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of one layer that one launch takes."""
+
+    sides: tuple[_Side, _Side]
+    buffers: MomentBuffers
+    rows: int
+    spatial: int
+    first_image: int = 0
+    slab_rows: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.sides[0].data.dtype
+
+    @property
+    def tile(self) -> int:
+        largest = max(side.channels for side in self.sides)
+        return 128 if largest > 64 else 64 if largest > 32 else 32
+
+    @property
+    def tiles(self) -> int:
+        return math.prod(-(-side.channels // self.tile) for side in self.sides)
+
+    @property
+    def slabs(self) -> int:
+        return -(-self.rows // self.slab_rows)
+
+    @property
+    def workspace(self) -> int:
+        channels = sum(side.channels for side in self.sides)
+        return self.slabs * (self.tiles * self.tile**2 + 2 * channels)
+
+
+def accumulate(
+    layers: Sequence[tuple[Tensor, Tensor, MomentBuffers]],
+    *,
+    launcher: Launcher,
+    mode: str = "float32",
+    first: bool,
+) -> None:
+    """Add the moments of every layer's (x, y) to its buffers.
+
+    x and y are (n, channels), or (n, channels, ...) with n and the trailing axes as rows;
+    row-major, channels-last and NCHW memory is read in place. One launch serves up to 31 layers of
+    one tile size (128, 64 or 32 channels) and dtype.
+
+    Parameters
+    ----------
+    layers : sequence of (x, y, buffers)
+    launcher : Launcher
+    mode : {"float32", "fast", "exact"}
+    first : bool
+        Whether the buffers are empty: shifts and scales are then set from a sample of these rows.
+
+    Notes
+    -----
+    2 n p q operations for each of three products (one in fast mode) on the tensor cores, n (p + q)
+    elements read. The result does not depend on the schedule. When a workspace does not fit, the
+    rows are taken in smaller pieces.
+    """
+    pieces = [_piece(x, y, buffers) for x, y, buffers in layers]
+    pieces = [piece for piece in pieces if piece.rows and piece.buffers.cross.numel()]
+    wide = [piece for piece in pieces if mode == "exact" or piece.dtype == torch.float64]
+    for piece in wide:
+        _accumulate_float64(piece, first)
+    narrow = [piece for piece in pieces if mode != "exact" and piece.dtype != torch.float64]
+    for group in _groups(narrow):
+        if first:
+            _prepare(group, launcher)
+        _accumulate_group(group, launcher, mode, _WORKSPACE_BYTES)
+
+
+def imprecise_channels(buffers: MomentBuffers, count: int) -> Tensor:
+    """How many channels, of both sides, are too small for their scale: an int64 scalar tensor."""
+    total = torch.zeros((), dtype=torch.int64, device=buffers.cross.device)
+    for sums, normaliser in zip(buffers.sums, buffers.normalisers, strict=True):
+        rms = (sums[1] / count).sqrt() * normaliser[1]
+        total += ((rms > 0) & (rms < _SMALLEST_RMS)).sum()
+    return total
+
+
+def overflowed(buffers: MomentBuffers) -> Tensor:
+    """Whether a value was too large for its scale: a bool scalar tensor."""
+    return (buffers.status[0] & _OVERFLOW) != 0
+
+
+def _memory_order(tensor: Tensor) -> tuple[int, int] | None:
+    """(spatial, stride) of memory that the kernels read in place; None where a copy is needed."""
+    channels = tensor.shape[1]
+    spatial = math.prod(tensor.shape[2:])
+    if tensor.ndim == 2:
+        return (0, tensor.stride(0)) if channels == 1 or tensor.stride(1) == 1 else None
+    inner = tensor[0]
+    if inner.is_contiguous():
+        return (spatial, tensor.stride(0)) if spatial > 1 else (0, tensor.stride(0))
+    last = tensor.movedim(1, -1)
+    if last.is_contiguous():
+        return (0, channels)
+    return None
+
+
+def _piece(x: Tensor, y: Tensor, buffers: MomentBuffers) -> _Piece:
+    if x.dtype != y.dtype:
+        wider = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        x, y = x.to(wider), y.to(wider)
+    rows = x.shape[0] * math.prod(x.shape[2:])
+    if rows == 0:
+        return _Piece((_Side(x, 0, 0, False), _Side(y, 0, 0, False)), buffers, 0, 0)
+    orders = _memory_order(x), _memory_order(y)
+    if orders[0] is None or orders[1] is None or orders[0][0] != orders[1][0]:
+        x, y = x.contiguous(), y.contiguous()
+        orders = _memory_order(x), _memory_order(y)
+    spatial = orders[0][0] if orders[0] else 0
+    sides = tuple(
+        _Side(t, order[1], t.shape[1], _is_aligned(t, order[1], spatial))
+        for t, order in zip((x, y), orders, strict=True)
+        if order is not None
+    )
+    return _Piece((sides[0], sides[1]), buffers, rows, spatial)
+
+
+def _is_aligned(tensor: Tensor, stride: int, spatial: int) -> bool:
+    whole = stride % 4 == 0 and spatial % 4 == 0
+    return whole and tensor.data_ptr() % (4 * tensor.element_size()) == 0
+
+
+def _groups(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
+    """Pieces that share a kernel, at most 31 at a time."""
+    by_kernel: dict[tuple[int, torch.dtype], list[_Piece]] = {}
+    for piece in pieces:
+        by_kernel.setdefault((piece.tile, piece.dtype), []).append(piece)
+    for group in by_kernel.values():
+        for start in range(0, len(group), _MAX_LAYERS):
+            yield group[start : start + _MAX_LAYERS]
+
+
+def _pack(pieces: Sequence[_Piece], *, workspace: int = 0, prepare: bool = False) -> _Params:
+    params = _Params()
+    params.layers = len(pieces)
+    params.type = TYPES[pieces[0].dtype]
+    block = tile = offset = 0
+    for layer, piece in zip(params.layer, pieces, strict=False):
+        for operand, side, normaliser, sums in zip(
+            layer.operands, piece.sides, piece.buffers.normalisers, piece.buffers.sums, strict=True
+        ):
+            start = piece.first_image * side.stride * side.data.element_size()
+            operand.data = side.data.data_ptr() + start
+            operand.normaliser = normaliser.data_ptr()
+            operand.sums = sums.data_ptr()
+            operand.stride = side.stride
+            operand.channels = side.channels
+            operand.aligned = side.aligned
+        layer.moments = piece.buffers.cross.data_ptr()
+        layer.status = piece.buffers.status.data_ptr()
+        layer.rows = piece.rows
+        layer.spatial = piece.spatial
+        layer.first_tile = tile
+        if prepare:
+            tile += 8 * -(-sum(side.channels for side in piece.sides) // 8)
+            continue
+        layer.workspace = workspace + 4 * offset
+        layer.slab_rows = piece.slab_rows
+        layer.slabs = piece.slabs
+        layer.first_block = block
+        block += piece.slabs * piece.tiles
+        tile += piece.tiles
+        offset += piece.workspace
+    return params
+
+
+def _prepare(pieces: Sequence[_Piece], launcher: Launcher) -> None:
+    params = _pack(pieces, prepare=True)
+    channels = sum(8 * -(-sum(side.channels for side in piece.sides) // 8) for piece in pieces)
+    launcher.launch("correlation_prepare", (channels // 8, 1, 1), _THREADS, 0, params)
+
+
+def _accumulate_group(
+    pieces: Sequence[_Piece], launcher: Launcher, mode: str, workspace_bytes: int
+) -> None:
+    """Run one group, in as many rounds as its workspace needs."""
+    work = sum(piece.tiles * piece.rows for piece in pieces)
+    target = launcher.multiprocessors * _WAVES * (1 if pieces[0].tile == 128 else 2)
+    slab_rows = min(max(-(-work // target), _MIN_SLAB_ROWS), _MAX_SLAB_ROWS)
+    slab_rows = -(-slab_rows // 128) * 128
+    share = workspace_bytes // len(pieces)
+    queues = [list(_split(replace(piece, slab_rows=slab_rows), share)) for piece in pieces]
+    while any(queues):
+        current = [queue.pop(0) for queue in queues if queue]
+        try:
+            _run(current, launcher, mode)
+        except torch.OutOfMemoryError:
+            if all(piece.slabs == 1 for piece in current):
+                raise
+            _accumulate_group(current, launcher, mode, workspace_bytes // 4)
+
+
+def _split(piece: _Piece, workspace_bytes: int) -> Iterator[_Piece]:
+    """Cut a piece between images so that each part's workspace fits; one slab is the least."""
+    slab_bytes = 4 * replace(piece, rows=1).workspace
+    step = min(piece.slab_rows * max(1, workspace_bytes // slab_bytes), _MAX_ROWS)
+    image = max(piece.spatial, 1)
+    step = max(step // image, 1) * image
+    for start in range(0, piece.rows, step):
+        yield replace(
+            piece,
+            rows=min(step, piece.rows - start),
+            first_image=piece.first_image + start // image,
+        )
+
+
+def _run(pieces: Sequence[_Piece], launcher: Launcher, mode: str) -> None:
+    floats = sum(piece.workspace for piece in pieces)
+    device = pieces[0].buffers.cross.device
+    workspace = torch.empty(floats, dtype=torch.float32, device=device)
+    params = _pack(pieces, workspace=workspace.data_ptr())
+    tile = pieces[0].tile
+    blocks = sum(piece.slabs * piece.tiles for piece in pieces)
+    tiles = sum(piece.tiles for piece in pieces)
+    shared = _shared_bytes(tile, split=mode == "float32")
+    launcher.launch(f"correlation_{mode}_{tile}", (blocks, 1, 1), _THREADS, shared, params)
+    launcher.launch(f"correlation_reduce_{tile}", (tiles, 1, 1), _THREADS, 0, params)
+
+
+def _shared_bytes(tile: int, *, split: bool) -> int:
+    """Shared memory of a tile kernel: raw input, the halves of two stages, shifts and scales."""
+    depth = 2048 // tile
+    halves = max(depth * (tile + 8), tile * (depth + 8))
+    raw = _STAGES * 2 * 2048 * 4
+    return raw + 2 * 2 * (2 if split else 1) * halves * 2 + 2 * 2 * tile * 4
+
+
+def _accumulate_float64(piece: _Piece, first: bool) -> None:
+    """Add a piece's moments in float64 through torch, at most 2^26 elements at a time."""
+    if first:
+        for side, normaliser in zip(piece.sides, piece.buffers.normalisers, strict=True):
+            sample = side.data[:512].movedim(1, -1).reshape(-1, side.channels)
+            normaliser[0] = sample.double().mean(0)
+            normaliser[1] = 1
+    step = max(1, (1 << 26) // max(1, sum(t.data[0].numel() for t in piece.sides)))
+    images = len(piece.sides[0].data)
+    for start in range(0, images, step):
+        shifted = []
+        for side, normaliser, sums in zip(
+            piece.sides, piece.buffers.normalisers, piece.buffers.sums, strict=True
+        ):
+            rows = side.data[start : start + step].movedim(1, -1).reshape(-1, side.channels)
+            rows = rows.double() - normaliser[0].double()
+            sums += torch.stack((rows.sum(0), rows.square().sum(0)))
+            shifted.append(rows)
+        piece.buffers.cross.addmm_(shifted[0].T, shifted[1])

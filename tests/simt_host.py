@@ -1,0 +1,67 @@
+"""Compiles a kernel source for the host and launches it through tests/simt, on CPU tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = ROOT / "csrc" / "cuda"
+SIMT = ROOT / "tests" / "simt"
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+def compile_kernels(name, folder, *, replacements=(), defines=()):
+    """Build tests/simt/NAME.cpp into `folder`; `replacements` change the kernels' source first."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler")
+    sources = folder / "sources"
+    sources.mkdir(parents=True, exist_ok=True)
+    source = (KERNELS / f"{name}.cu").read_text()
+    for old, new in replacements:
+        assert source.count(old) == 1, f"{old!r} is in {name}.cu {source.count(old)} times"
+        source = source.replace(old, new)
+    (sources / f"{name}.cu").write_text(source)
+    library = folder / f"{name}.so"
+    command = [COMPILER, "-std=c++20", "-O1", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
+    if os.environ.get("LMC_SIMT_SANITIZE"):
+        command += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    command += [f"-D{define}" for define in defines]
+    command += [f"-I{sources}", f"-I{SIMT}", f"-I{KERNELS}", "-o", str(library)]
+    built = subprocess.run(
+        [*command, str(SIMT / f"{name}.cpp")], capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    return ctypes.CDLL(str(library))
+
+
+@dataclass
+class HostLauncher:
+    """Stands in for a device: every launch runs at once, under a schedule drawn from `seed`."""
+
+    library: ctypes.CDLL
+    seed: int = 0
+    multiprocessors: int = 2
+
+    def launch(self, kernel, grid, threads, shared_bytes, params):
+        call = self.library.simt_launch
+        call.restype = ctypes.c_char_p
+        raw = bytes(params)
+        error = call(
+            kernel.encode(),
+            *grid,
+            threads,
+            shared_bytes,
+            self.seed,
+            raw,
+            ctypes.c_longlong(len(raw)),
+        )
+        self.seed += 1
+        if error:
+            raise RuntimeError(f"{kernel}: {error.decode()}")

@@ -1,0 +1,303 @@
+"""The cross-correlation kernels, run on the host by the SIMT shim, against float64."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from lmc_fast._cuda import cross_correlation as cuda
+from simt_host import HostLauncher, compile_kernels
+
+TOLERANCE = {"float32": 1e-6, "fast": 1e-3, "exact": 1e-14}
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    return compile_kernels("cross_correlation", tmp_path_factory.mktemp("simt"))
+
+
+def poisoned(p, q):
+    """Accumulators whose memory the first update must have set or only added to."""
+    buffers = cuda.MomentBuffers.zeros(p, q, torch.device("cpu"))
+    for normaliser in buffers.normalisers:
+        normaliser.fill_(torch.nan)
+    return buffers
+
+
+def rows(x):
+    return x.double().movedim(1, -1).reshape(-1, x.shape[1])
+
+
+def errors(x, y, buffers):
+    """Greatest error of the cross block, in correlation, and of squares and means, relative."""
+    worst = 0.0
+    shifted = []
+    for data, normaliser, sums in zip((x, y), buffers.normalisers, buffers.sums, strict=True):
+        d = rows(data) - normaliser[0].double()
+        norm = d.square().sum(0).sqrt()
+        shifted.append((d, norm.clamp_min(1e-300)))
+        alive = norm > 0
+        relative = (sums[1] - norm.square()).abs()[alive] / norm.square()[alive]
+        mean = (sums[0] - d.sum(0)).abs()[alive] / (norm[alive] * len(d) ** 0.5)
+        worst = max([worst, *relative.tolist(), *mean.tolist()])
+        assert (sums[:, ~alive] == 0).all()
+    (dx, nx), (dy, ny) = shifted
+    return ((buffers.cross - dx.T @ dy) / nx[:, None] / ny).abs().max().item(), worst
+
+
+def data(shape, generator, kind="normal"):
+    x = torch.randn(shape, generator=generator)
+    if kind == "relu":
+        x = (x - 0.5).relu()
+    if kind == "shifted":
+        x = x + 30 * torch.randn(shape[1], generator=generator).view(-1, *[1] * (len(shape) - 2))
+    if kind == "scaled":
+        exponents = torch.randint(-15, 15, (shape[1],), generator=generator)
+        x = x * 10.0 ** exponents.view(-1, *[1] * (len(shape) - 2))
+    return x
+
+
+SHAPES = [
+    ((1, 1), (1, 1)),
+    ((2, 3), (2, 5)),
+    ((129, 16), (129, 16)),
+    ((300, 17), (300, 32)),
+    ((515, 33), (515, 64)),
+    ((260, 130), (260, 12)),
+    ((3, 5, 4, 4), (3, 9, 4, 4)),
+    ((7, 6, 7, 7), (7, 40, 7, 7)),
+    ((2, 72, 5, 5), (2, 65, 5, 5)),
+    ((9, 4, 2), (9, 4, 2)),
+]
+
+
+@pytest.mark.parametrize("kind", ["normal", "relu", "shifted", "scaled"])
+@pytest.mark.parametrize(("shape_x", "shape_y"), SHAPES)
+def test_float32_mode_is_as_good_as_promised_on_ragged_shapes(library, shape_x, shape_y, kind):
+    generator = torch.Generator().manual_seed(hash((shape_x, kind)) % 1000)
+    x, y = data(shape_x, generator, kind), data(shape_y, generator, kind)
+    y = y if x.shape != y.shape else 0.8 * x + 0.6 * y
+    buffers = poisoned(x.shape[1], y.shape[1])
+    cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library), first=True)
+    assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
+    assert buffers.status.item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(130, 20), (130, 21), (4, 6, 4, 4), (4, 6, 3, 3)])
+def test_half_precision_input(library, dtype, shape):
+    generator = torch.Generator().manual_seed(1)
+    x, y = data(shape, generator).to(dtype), data(shape, generator).to(dtype)
+    buffers = poisoned(shape[1], shape[1])
+    cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library), first=True)
+    assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+@pytest.mark.parametrize("shape", [(200, 20), (200, 70), (140, 130), (6, 10, 5, 5)])
+def test_other_modes(library, mode, shape):
+    generator = torch.Generator().manual_seed(2)
+    x, y = data(shape, generator), data(shape, generator)
+    buffers = poisoned(shape[1], shape[1])
+    cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library), mode=mode, first=True)
+    assert max(errors(x, y, buffers)) < TOLERANCE[mode]
+
+
+def test_memory_orders_are_read_in_place_and_agree(library):
+    generator = torch.Generator().manual_seed(3)
+    x, y = data((4, 12, 4, 4), generator), data((4, 12, 4, 4), generator)
+    wide = torch.zeros(4, 15, 4, 4)
+    wide[:, :12] = x
+    flat_x, flat_y = rows(x).float(), rows(y).float()
+    views = [
+        (x, y),
+        (x.contiguous(memory_format=torch.channels_last), y),
+        tuple(t.contiguous(memory_format=torch.channels_last) for t in (x, y)),
+        (wide[:, :12], y),
+        (flat_x, flat_y),
+        (flat_x.T.contiguous().T, flat_y),
+        (torch.cat((flat_x, flat_x), 1)[:, 12:], flat_y),
+    ]
+    for view_x, view_y in views:
+        buffers = poisoned(12, 12)
+        cuda.accumulate([(view_x, view_y, buffers)], launcher=HostLauncher(library), first=True)
+        assert max(errors(view_x, view_y, buffers)) < TOLERANCE["float32"]
+
+
+def test_many_layers_share_launches_and_match_the_layers_alone(library):
+    generator = torch.Generator().manual_seed(4)
+    shapes = [(40, 3 + 5 * i % 29) for i in range(35)] + [(40, 50), (40, 70), (40, 129)]
+    pairs = [(data(s, generator), data(s, generator)) for s in shapes]
+    together = [(x, y, poisoned(x.shape[1], y.shape[1])) for x, y in pairs]
+    launcher = CountingLauncher(library)
+    cuda.accumulate(together, launcher=launcher, first=True)
+    assert launcher.launches == 3 * 4  # two groups of small tiles, one each of the larger ones
+    for x, y, buffers in together:
+        assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
+
+
+class CountingLauncher(HostLauncher):
+    launches = 0
+
+    def launch(self, *arguments):
+        self.launches += 1
+        super().launch(*arguments)
+
+
+@pytest.mark.parametrize("shape", [(3000, 20), (60, 5, 7, 7)])
+def test_slabs_pieces_and_updates_add_up(library, shape, monkeypatch):
+    generator = torch.Generator().manual_seed(5)
+    x, y = data(shape, generator), data(shape, generator)
+    buffers = poisoned(shape[1], shape[1])
+    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    third = shape[0] // 3
+    for part in range(3):
+        chosen = slice(part * third, shape[0] if part == 2 else (part + 1) * third)
+        layers = [(x[chosen], y[chosen], buffers)]
+        cuda.accumulate(layers, launcher=HostLauncher(library), first=part == 0)
+    assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
+
+
+def test_any_schedule_gives_the_same_bits(library):
+    generator = torch.Generator().manual_seed(6)
+    x, y = data((2000, 40), generator), data((2000, 40), generator)
+    results = []
+    for seed in (1, 2, 3):
+        buffers = poisoned(40, 40)
+        cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library, seed), first=True)
+        results.append(buffers)
+    for other in results[1:]:
+        assert torch.equal(results[0].cross, other.cross)
+        assert torch.equal(results[0].sums[0], other.sums[0])
+
+
+def test_dead_and_late_channels(library):
+    generator = torch.Generator().manual_seed(7)
+    x, y = data((600, 8), generator), data((600, 8), generator)
+    x[:, 2] = 0
+    y[:, 3] = 7.25
+    buffers = poisoned(8, 8)
+    cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library), first=True)
+    assert (buffers.cross[2] == 0).all()
+    assert (buffers.cross[:, 3] == 0).all()
+    assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
+    assert cuda.imprecise_channels(buffers, 600) == 0
+    late = x.clone()
+    late[:, 2] = data((600, 1), generator)[:, 0] * 1e-6
+    cuda.accumulate([(late, y, buffers)], launcher=HostLauncher(library), first=False)
+    assert cuda.imprecise_channels(buffers, 1200) == 1
+
+
+def test_values_too_large_for_their_scale_set_the_status(library):
+    x = torch.ones(1100, 4)
+    x[::2] = -1
+    y = x.clone()
+    y[1, 1] = 1e6  # not among the rows that the scale is taken from
+    buffers = poisoned(4, 4)
+    cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library), first=True)
+    assert cuda.overflowed(buffers)
+
+
+def test_running_out_of_memory_takes_smaller_pieces(library, monkeypatch):
+    generator = torch.Generator().manual_seed(8)
+    x, y = data((4000, 20), generator), data((4000, 20), generator)
+    allocate = torch.empty
+    refused = []
+
+    def limited(size, **options):
+        if size > 3000:
+            refused.append(size)
+            raise torch.OutOfMemoryError("out of memory")
+        return allocate(size, **options)
+
+    buffers = poisoned(20, 20)
+    launcher = HostLauncher(library)
+    monkeypatch.setattr(cuda.torch, "empty", limited)
+    cuda.accumulate([(x, y, buffers)], launcher=launcher, first=True)
+    assert refused
+    assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
+
+
+MUTANTS = {
+    "missing wait": (
+        "        wait_copies<stages - 1>();\n        convert(stage + 1);",
+        "        convert(stage + 1);",
+    ),
+    "missing barrier": (
+        "        convert(stage + 1);\n      }\n      barrier();",
+        "        convert(stage + 1);\n      }",
+    ),
+    "wrong matrix block": ("far = lane / 16 * 8", "far = lane / 16 % 1 * 8"),
+    "lost low part": ("multiply_add(d, left[1][i]", "multiply_add(d, left[0][i]"),
+    "ragged edge": (
+        "const bool inside = first + UInt32(row + (Planar ? e : 0)) < place.end;",
+        "const bool inside = true;",
+    ),
+}
+
+
+def compile_small(folder, *replacements):
+    """The kernels of the smallest tile alone, for a quicker build."""
+    larger = "LMC_CORRELATION(128, 1)\nLMC_CORRELATION(64, 2)\n"
+    return compile_kernels(
+        "cross_correlation",
+        folder,
+        replacements=((larger, ""), *replacements),
+        defines=("SIMT_SMALL",),
+    )
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_planted_faults_are_caught(mutant, tmp_path):
+    library = compile_small(tmp_path, MUTANTS[mutant])
+    generator = torch.Generator().manual_seed(9)
+    wrong = False
+    for shape in ((300, 30), (300, 20)):
+        x, y = data(shape, generator, "shifted"), data(shape, generator, "shifted")
+        buffers = poisoned(shape[1], shape[1])
+        cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library), first=True)
+        wrong = wrong or not max(errors(x, y, buffers)) < TOLERANCE["float32"]
+    assert wrong
+
+
+def test_without_promotion_the_accumulators_drift(library, tmp_path, monkeypatch):
+    never = compile_small(tmp_path, ("if (stage % chain == chain - 1)", "if (stage < -1)"))
+    monkeypatch.setattr(cuda, "_MIN_SLAB_ROWS", 16384)
+    x = torch.randn(16384, 1, generator=torch.Generator().manual_seed(10))
+    drift = []
+    for kernels in (library, never):
+        buffers = poisoned(1, 1)
+        cuda.accumulate([(x, x, buffers)], launcher=HostLauncher(kernels), first=True)
+        drift.append(errors(x, x, buffers)[0])
+    assert drift[0] < TOLERANCE["float32"] < 10 * TOLERANCE["float32"] < drift[1]
+
+
+@pytest.mark.slow
+def test_under_the_address_and_undefined_behaviour_sanitizers(tmp_path):
+    if os.environ.get("LMC_SIMT_SANITIZE"):
+        pytest.skip("already under the sanitizers")
+    compiler = os.environ.get("CXX", "g++")
+    paths = [
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    if not all(os.path.isabs(path) for path in paths):
+        pytest.skip("the compiler has no sanitizer libraries")
+    environment = dict(
+        os.environ,
+        LMC_SIMT_SANITIZE="1",
+        LD_PRELOAD=" ".join(paths),
+        ASAN_OPTIONS="detect_leaks=0",
+    )
+    selected = "ragged_shapes and shifted or half_precision or late_channels"
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", selected],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
