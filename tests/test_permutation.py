@@ -21,6 +21,7 @@ SPECS = {
     "twice": "a = 6\nw: a a\nb: a",
     "nested": "h = 3\nd = 4 per h\nw: (h d) 5\nwo: 5 (h d)\nqkv: (h d + h d) 2\nwi: (d h) 2",
     "nested across axes": "h = 3\nd = 4 per h\nw: h d 5\nv: 2 d h",
+    "nested across a product": "g = 2\no = 3 per g\ni = 4 per g\nw: (g o) i\nb: (g o)\nx: (g i) 2",
     "grouped queries": "g = 2\nq = 3 per g\nd = 4 per g\nwq: (g q d) 5\nwk: (g d) 5\nwo: 5 (g q d)",
 }
 

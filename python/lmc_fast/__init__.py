@@ -13,6 +13,7 @@ from lmc_fast.permutation import (
 )
 from lmc_fast.spec import PermutationSpec, Pin
 from lmc_fast.statistics import CrossMoments, cross_correlation
+from lmc_fast.symmetry import Proof, prove_spec, register_rule
 
 __all__ = [
     "Assignment",
@@ -21,6 +22,7 @@ __all__ = [
     "LmcWarning",
     "PermutationSpec",
     "Pin",
+    "Proof",
     "SpecMismatchError",
     "apply_permutation",
     "barrier",
@@ -30,6 +32,8 @@ __all__ = [
     "identity_permutation",
     "invert",
     "linear_sum_assignment",
+    "prove_spec",
     "random_permutation",
+    "register_rule",
     "solve_assignment",
 ]

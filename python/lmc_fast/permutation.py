@@ -187,11 +187,11 @@ def _segment_index(
 ) -> Tensor:
     """Row-major position of every entry of a segment, from the position along each factor."""
     sizes = spec.factor_sizes(segment)
-    elsewhere: dict[int, str] = {}
+    elsewhere: set[int] = set()
     for factor in segment:
         parent = spec.parents.get(factor) if isinstance(factor, str) else None
         if parent is not None and parent not in segment:
-            elsewhere[_axis_of(terms, parent)] = parent
+            elsewhere.add(_axis_of(terms, parent))
     # Dimensions: the tensor's other axes that hold an outer group, then the factors of the segment.
     lead = sorted(elsewhere)
     device = next(iter(p.values())).device
@@ -208,9 +208,12 @@ def _segment_index(
                 view[len(lead) + outer] = sizes[outer]
                 along = along if outer < i else along.T
             elif parent is not None:
-                view[lead.index(_axis_of(terms, parent))] = spec.groups[parent]
+                axis_of_outer = _axis_of(terms, parent)
+                units = _units(spec, terms[axis_of_outer].segments[0], parent).to(device)
+                along = along[units]
+                view[lead.index(axis_of_outer)] = len(units)
         position = position * sizes[i] + along.reshape(view)
-    full = [spec.groups[elsewhere[a]] for a in lead]
+    full = [math.prod(spec.factor_sizes(terms[a].segments[0])) for a in lead]
     position = position.expand(*full, *sizes).reshape(*full, -1)
     if not lead:
         return position
@@ -222,12 +225,20 @@ def _segment_index(
 
 def _axis_of(terms: tuple[Term, ...], name: str) -> int:
     for axis, term in enumerate(terms):
-        if term.segments == ((name,),):
+        if len(term.segments) == 1 and name in term.segments[0]:
             return axis
     raise SpecMismatchError(
-        f"({' '.join(map(str, terms))}): expected the outer group {name!r} to fill an axis or to "
-        "stand in the same segment"
+        f"({' '.join(map(str, terms))}): expected the outer group {name!r} in the same segment or "
+        "on an axis that is no concatenation"
     )
+
+
+def _units(spec: PermutationSpec, segment: Segment, name: str) -> Tensor:
+    """Return the unit of one group at every position of an axis."""
+    sizes = spec.factor_sizes(segment)
+    at = segment.index(name)
+    inner = math.prod(sizes[at + 1 :])
+    return (torch.arange(math.prod(sizes)) // inner) % sizes[at]
 
 
 def gather(
