@@ -4,8 +4,11 @@
 #include <vector>
 
 #include "assignment.hpp"
+#include "assignment_certificate.hpp"
 #include "assignment_dense.hpp"
 #include "assignment_grid.hpp"
+#include "assignment_lists.hpp"
+#include "assignment_rows.hpp"
 #include "assignment_ties.hpp"
 
 namespace lmc {
@@ -13,6 +16,7 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr int finest_bits = 46;
+constexpr std::int64_t smallest_for_lists = 128;
 
 // The problem the solvers see: maximise, rows <= cols. `flipped` says that its rows are the
 // caller's columns.
@@ -24,7 +28,7 @@ struct Oriented {
 
 Oriented orient(const CostMatrix &cost, bool maximize) {
   const double sign = maximize ? 1.0 : -1.0;
-  if (cost.rows <= cost.cols) {
+  if (cost.rows < cost.cols || (cost.rows == cost.cols && cost.col_stride == 1)) {
     return {cost, false, sign};
   }
   return {{cost.data, cost.float64, cost.cols, cost.rows, cost.col_stride, cost.row_stride},
@@ -65,69 +69,6 @@ void fill_grid(const Oriented &problem, const Grid &grid, std::vector<double> &v
   report.moved_by = grid.restore(moved_by);
 }
 
-struct Certificate {
-  std::vector<double> u, margins;
-  double gap = 0;
-  double floor = 0; // the price of every column without partner
-  double largest = 0;
-};
-
-Certificate certify(const DenseProblem &problem, const Matching &matching) {
-  Certificate result;
-  const std::vector<double> &price = matching.price;
-  result.u.resize(problem.rows);
-  if (problem.rows < problem.cols) {
-    result.floor = *std::min_element(price.begin(), price.begin() + problem.cols);
-  }
-  for (std::int64_t i = 0; i < problem.rows; ++i) {
-    const double *row = problem.values + i * problem.stride;
-    const TopTwo top = top_two(row, price.data(), problem.stride);
-    const std::int64_t j = matching.col_of[i];
-    result.u[i] = top.best;
-    result.gap += top.best - (row[j] - price[j]);
-    result.largest = std::max(result.largest, std::abs(top.best));
-  }
-  for (std::int64_t j = 0; j < problem.cols; ++j) {
-    if (matching.row_of[j] < 0) {
-      result.gap += price[j] - result.floor;
-    }
-    result.largest = std::max(result.largest, std::abs(price[j]));
-  }
-  return result;
-}
-
-TightGraph tight_graph(const DenseProblem &problem, const std::vector<double> &u,
-                       const std::vector<double> &price) {
-  TightGraph graph(problem.rows, problem.cols);
-  for (std::int64_t i = 0; i < problem.rows; ++i) {
-    const double *row = problem.values + i * problem.stride;
-    for (std::int64_t j = 0; j < problem.cols; ++j) {
-      if (row[j] - price[j] == u[i]) {
-        graph.add(i, j);
-      }
-    }
-  }
-  return graph;
-}
-
-// How much worse every caller's row would be with its second choice, under the duals.
-std::vector<double> margins_of(const DenseProblem &problem, const std::vector<double> &u,
-                               const std::vector<double> &price,
-                               const std::vector<std::int64_t> &col_of, bool flipped) {
-  std::vector<double> margins(flipped ? problem.cols : problem.rows, infinity);
-  for (std::int64_t i = 0; i < problem.rows; ++i) {
-    const double *row = problem.values + i * problem.stride;
-    for (std::int64_t j = 0; j < problem.cols; ++j) {
-      if (j != col_of[i]) {
-        double &margin = margins[flipped ? j : i];
-        const double slack = u[i] + price[j] - row[j];
-        margin = slack < margin ? slack : margin;
-      }
-    }
-  }
-  return margins;
-}
-
 // The sum of the chosen entries, correctly rounded in all but contrived cases (Neumaier's sum).
 double objective_of(const CostMatrix &cost, const std::int64_t *cols) {
   double sum = 0;
@@ -157,18 +98,7 @@ public:
       clear(output_.margins, cost_.rows, infinity);
       return report_;
     }
-    const Survey seen = survey(cost_, options_.maximize);
-    if (seen.bad_row >= 0) {
-      report_.bad_row = seen.bad_row;
-      report_.bad_col = seen.bad_col;
-      report_.status = AssignmentStatus::invalid_value;
-      return report_;
-    }
-    // Only forbidden pairs let prices grow beyond a few times the largest entry; the grid is made
-    // coarser when they did.
-    for (int bits = finest_bits; !attempt(Grid::covering(seen.largest, bits)); bits -= 8) {
-    }
-    return report_;
+    return cost_.float64 ? run_typed<double>() : run_typed<float>();
   }
 
 private:
@@ -178,88 +108,148 @@ private:
     }
   }
 
-  // False where the prices outgrew the grid.
-  bool attempt(const Grid &grid) {
-    const std::int64_t rows = problem_.cost.rows;
-    const std::int64_t cols = problem_.cost.cols;
-    const std::int64_t stride = padded(cols);
-    std::vector<double> values(rows * stride);
-    if (cost_.float64) {
-      fill_grid<double>(problem_, grid, values, report_);
-    } else {
-      fill_grid<float>(problem_, grid, values, report_);
+  // Finds the scale, rejects what is not a number, and starts every column at its best entry.
+  template <class T> bool inspect(Survey &seen, std::vector<T> &best) {
+    const CostMatrix &cost = problem_.cost;
+    T poison = 0;
+    T largest = 0;
+    if (cost.col_stride == 1) {
+      best.assign(cost.cols, static_cast<T>(-infinity));
+      for (std::int64_t i = 0; i < cost.rows; ++i) {
+        const auto *row = static_cast<const T *>(cost.data) + i * cost.row_stride;
+        const RowSummary<T> summary =
+            reduce_row(row, static_cast<T>(problem_.sign), best.data(), cost.cols);
+        poison += summary.poison;
+        largest = std::max(largest, summary.largest);
+        if (interrupt_(cost.cols)) {
+          return false;
+        }
+      }
+      report_.rows_read += cost.rows;
+      seen.largest = largest;
     }
+    if (cost.col_stride != 1 || poison != 0) {
+      seen = survey(cost_, options_.maximize);
+    }
+    return true;
+  }
+
+  template <class T> AssignmentReport run_typed() {
+    Survey seen;
+    std::vector<T> best;
+    if (!inspect(seen, best)) {
+      report_.status = AssignmentStatus::interrupted;
+      return report_;
+    }
+    if (seen.bad_row >= 0) {
+      report_.bad_row = seen.bad_row;
+      report_.bad_col = seen.bad_col;
+      report_.status = AssignmentStatus::invalid_value;
+      return report_;
+    }
+    // Only forbidden pairs let prices grow beyond a few times the largest entry; the grid is made
+    // coarser when they did.
+    for (int bits = finest_bits; !attempt<T>(Grid::covering(seen.largest, bits), best); bits -= 8) {
+    }
+    return report_;
+  }
+
+  // False where the prices outgrew the grid.
+  template <class T> bool attempt(const Grid &grid, const std::vector<T> &best) {
+    const CostMatrix &cost = problem_.cost;
+    const bool by_lists = cost.rows == cost.cols && cost.rows >= smallest_for_lists &&
+                          cost.col_stride == 1 && grid.exponent > -90 && grid.exponent < 120;
     report_.grid = grid.restore(std::ldexp(1.0, -grid.bits));
-    const DenseProblem dense{values.data(), rows, cols, stride};
-    Matching matching{std::vector<std::int64_t>(rows, -1), std::vector<std::int64_t>(cols, -1),
-                      std::vector<double>(stride, 0.0)};
+    report_.moved = 0;
+    report_.moved_by = 0;
+    Matching matching{std::vector<std::int64_t>(cost.rows, -1),
+                      std::vector<std::int64_t>(cost.cols, -1),
+                      std::vector<double>(padded(cost.cols), 0.0)};
+    if (by_lists) {
+      const RowMatrix<T> matrix{
+          static_cast<const T *>(cost.data), cost.rows, cost.cols, cost.row_stride,
+          static_cast<T>(problem_.sign),     grid};
+      for (std::int64_t j = 0; j < cost.cols; ++j) {
+        matching.price[j] = grid(static_cast<double>(best[j]));
+      }
+      ListWork work;
+      const DenseResult result = solve_lists(matrix, matching, options_.threads, interrupt_, work);
+      report_.rows_read += work.rows_read;
+      report_.list_visits += work.list_visits;
+      report_.augmentations += work.augmentations;
+      return settle(result, matrix, matching, grid);
+    }
+    std::vector<double> values(cost.rows * padded(cost.cols));
+    fill_grid<T>(problem_, grid, values, report_);
+    const std::int64_t stride = padded(cost.cols);
     DenseWork work;
-    const DenseResult result = solve_dense(dense, matching, interrupt_, work);
-    report_.rows_read = work.rows_read;
-    report_.augmentations = work.augmentations;
+    const DenseResult result =
+        solve_dense({values.data(), cost.rows, cost.cols, stride}, matching, interrupt_, work);
+    report_.rows_read += work.rows_read;
+    report_.augmentations += work.augmentations;
+    const RowMatrix<double> matrix{values.data(), cost.rows, cost.cols,
+                                   stride,        1.0,       Grid::covering(0.5, grid.bits)};
+    return settle(result, matrix, matching, grid);
+  }
+
+  template <class T>
+  bool settle(DenseResult result, const RowMatrix<T> &matrix, const Matching &matching,
+              const Grid &grid) {
     if (result != DenseResult::ok) {
       report_.status = result == DenseResult::infeasible ? AssignmentStatus::infeasible
                                                          : AssignmentStatus::interrupted;
       return true;
     }
-    const Certificate certificate = certify(dense, matching);
+    const Certificate certificate =
+        certify(matrix, matching, problem_.flipped, options_.threads, interrupt_);
+    report_.rows_read += matrix.rows;
     if (certificate.largest >= std::ldexp(1.0, 51 - grid.bits)) {
       return false;
     }
     report_.gap = grid.restore(certificate.gap);
-    finish(dense, matching, certificate, grid);
+    report_.moved += certificate.moved;
+    report_.moved_by = std::max(report_.moved_by, grid.restore(certificate.moved_by));
+    finish(matching, certificate, grid);
     return true;
   }
 
-  void finish(const DenseProblem &dense, const Matching &matching, const Certificate &certificate,
-              const Grid &grid) {
-    std::vector<std::int64_t> cols = matching.col_of;
-    TightGraph graph = tight_graph(dense, certificate.u, matching.price);
-    std::vector<char> spare(dense.cols, 0);
-    for (std::int64_t j = 0; j < dense.cols; ++j) {
+  void finish(const Matching &matching, const Certificate &certificate, const Grid &grid) {
+    const auto cols_count = static_cast<std::int64_t>(matching.row_of.size());
+    std::vector<char> spare(cols_count, 0);
+    for (std::int64_t j = 0; j < cols_count; ++j) {
       spare[j] = matching.price[j] == certificate.floor;
     }
-    if (problem_.flipped) {
-      graph = graph.transposed();
-      cols = matching.row_of;
-    }
-    if (!canonical_optimum(graph, spare, options_.keep ? options_.prefer : nullptr, cols,
-                           interrupt_)) {
+    std::vector<std::int64_t> cols = problem_.flipped ? matching.row_of : matching.col_of;
+    const std::int64_t *prefer = options_.keep ? options_.prefer : nullptr;
+    const bool done =
+        !interrupt_.stopped() &&
+        (problem_.flipped
+             ? canonical_optimum(certificate.tight.transposed(), spare, prefer, cols, interrupt_)
+             : canonical_optimum(certificate.tight, spare, prefer, cols, interrupt_));
+    if (!done) {
       report_.status = AssignmentStatus::interrupted;
       return;
     }
     std::copy(cols.begin(), cols.end(), output_.cols);
     report_.objective = objective_of(cost_, cols.data());
-    write_duals(dense, matching, certificate, grid, cols);
+    write_duals(matching, certificate, grid);
   }
 
-  void write_duals(const DenseProblem &dense, const Matching &matching,
-                   const Certificate &certificate, const Grid &grid,
-                   const std::vector<std::int64_t> &cols) {
+  void write_duals(const Matching &matching, const Certificate &certificate, const Grid &grid) {
     double *by_row = problem_.flipped ? output_.v : output_.u;
     double *by_col = problem_.flipped ? output_.u : output_.v;
     if (by_row) {
-      for (std::int64_t i = 0; i < dense.rows; ++i) {
+      for (std::size_t i = 0; i < certificate.u.size(); ++i) {
         by_row[i] = grid.restore(problem_.sign * (certificate.u[i] + certificate.floor));
       }
     }
     if (by_col) {
-      for (std::int64_t j = 0; j < dense.cols; ++j) {
+      for (std::size_t j = 0; j < matching.row_of.size(); ++j) {
         by_col[j] = grid.restore(problem_.sign * (matching.price[j] - certificate.floor));
       }
     }
     if (output_.margins) {
-      std::vector<std::int64_t> inner(dense.rows, -1);
-      for (std::int64_t r = 0; r < cost_.rows; ++r) {
-        if (!problem_.flipped) {
-          inner[r] = cols[r];
-        } else if (cols[r] >= 0) {
-          inner[cols[r]] = r;
-        }
-      }
-      const std::vector<double> margins =
-          margins_of(dense, certificate.u, matching.price, inner, problem_.flipped);
-      std::transform(margins.begin(), margins.end(), output_.margins,
+      std::transform(certificate.margins.begin(), certificate.margins.end(), output_.margins,
                      [&](double x) { return grid.restore(x); });
     }
   }

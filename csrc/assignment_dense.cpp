@@ -9,7 +9,7 @@ namespace lmc {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr std::int64_t lanes = 8;
+constexpr std::int64_t lanes = 4;
 
 const Doubles &load(const double *at) { return *reinterpret_cast<const Doubles *>(at); }
 Doubles &store(double *at) { return *reinterpret_cast<Doubles *>(at); }

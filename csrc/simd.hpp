@@ -11,9 +11,9 @@
 
 namespace lmc {
 
-// Unaligned vectors of eight doubles and sixteen floats, as wide as AVX-512 and split by the
-// compiler where registers are narrower.
-using Doubles __attribute__((vector_size(64), aligned(8), may_alias)) = double;
-using Floats __attribute__((vector_size(64), aligned(4), may_alias)) = float;
+// Unaligned vectors of four doubles and eight floats. The compiler splits selects on vectors wider
+// than a register into scalars, so these are as wide as AVX2, the commonest.
+using Doubles __attribute__((vector_size(32), aligned(8), may_alias)) = double;
+using Floats __attribute__((vector_size(32), aligned(4), may_alias)) = float;
 
 } // namespace lmc

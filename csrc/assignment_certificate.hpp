@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "assignment_dense.hpp"
+#include "assignment_lists.hpp"
+#include "assignment_ties.hpp"
+
+namespace lmc {
+
+// What one reading of the matrix proves about a matching and its prices, independently of how they
+// were found. All values are on the grid.
+struct Certificate {
+  std::vector<double> u;       // max_j (a_ij - price_j)
+  std::vector<double> margins; // by how much a row (flipped: a column) prefers its partner
+  double gap = 0;              // dual minus primal
+  double floor = 0;            // the least price, that of every column without partner
+  double largest = 0;          // size of the largest dual
+  std::int64_t moved = 0;      // entries off the grid
+  double moved_by = 0;         // and how far
+  TightGraph tight{0, 0};
+};
+
+// `by_column` asks for the margins of the columns instead of the rows. Empty if interrupted.
+template <class T>
+Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, bool by_column,
+                    int threads, Interrupt &interrupt);
+
+} // namespace lmc
