@@ -7,6 +7,10 @@ namespace lmc {
 using Int64 = long long;
 using UInt32 = unsigned int;
 using UInt16 = unsigned short;
+
+struct alignas(16) Float4 {
+  float at[4];
+};
 } // namespace lmc
 
 #if defined(__CUDACC__)
@@ -27,8 +31,6 @@ __device__ inline UInt32 shared_address(const void *pointer) {
 }
 
 __device__ inline void barrier() { __syncthreads(); }
-
-__device__ inline void fence_warp() { __syncwarp(); }
 
 // Two floats rounded to halves, the first in the lower 16 bits.
 __device__ inline UInt32 pack_halves(float low, float high) {
@@ -97,3 +99,12 @@ __device__ inline void atomic_min(int *word, int value) { atomicMin(word, value)
 #else
 #include "simt.hpp"
 #endif
+
+namespace lmc {
+
+// One 16-byte access.
+__device__ inline Float4 load4(const float *from) {
+  return *reinterpret_cast<const Float4 *>(from);
+}
+
+} // namespace lmc
