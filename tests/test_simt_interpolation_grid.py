@@ -2,10 +2,9 @@
 
 import pytest
 import torch
+from lmc_fast._cuda.interpolation_grid import mixed_cross_entropy
 from simt_host import HostLauncher, compile_kernels
 from torch.nn import functional as F
-
-from lmc_fast._cuda.interpolation_grid import mixed_cross_entropy
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,16 @@ __device__ inline float half_to_float(UInt16 half) {
 __device__ inline float bits_to_float(UInt32 bits) { return __uint_as_float(bits); }
 __device__ inline UInt32 float_to_bits(float value) { return __float_as_uint(value); }
 
+__device__ inline double bits_to_double(Int64 bits) { return __longlong_as_double(bits); }
+__device__ inline Int64 double_to_bits(double value) { return __double_as_longlong(value); }
+
+// To the nearest integer, ties to even.
+__device__ inline Int64 round_to_integer(double value) {
+  Int64 rounded;
+  asm("cvt.rni.s64.f64 %0, %1;" : "=l"(rounded) : "d"(value));
+  return rounded;
+}
+
 // Four 8x8 blocks of halves; lane l gives the address of row l % 8 of block l / 8.
 template <bool Transposed>
 __device__ inline void load_matrices(UInt32 (&out)[4], const UInt16 *row) {
@@ -93,6 +103,7 @@ template <class Value> __device__ inline Value shuffle_xor(Value value, int mask
 
 __device__ inline void atomic_or(int *word, int bits) { atomicOr(word, bits); }
 __device__ inline void atomic_min(int *word, int value) { atomicMin(word, value); }
+__device__ inline int atomic_add(int *word, int value) { return atomicAdd(word, value); }
 
 } // namespace lmc
 

@@ -196,8 +196,15 @@ inline bool run_block(int threads, std::size_t shared_bytes) {
     makecontext(&fibre.start, fibre_main, 0);
     m.ready.push_back(t);
   }
-  while (!m.ready.empty() && m.error.empty()) {
-    const std::size_t pick = m.random() % m.ready.size();
+  int held_back = 0;
+  for (unsigned switches = 0; !m.ready.empty() && m.error.empty();) {
+    // One warp at a time is held back as long as others can run: it meets what they did far ahead
+    // of it.
+    if (switches++ % 4096 == 0)
+      held_back = int(m.random() % m.warps.size());
+    std::size_t pick = m.random() % m.ready.size();
+    for (int attempt = 0; attempt < 16 && m.ready[pick] / 32 == held_back; ++attempt)
+      pick = m.random() % m.ready.size();
     const int next = m.ready[pick];
     m.ready[pick] = m.ready.back();
     m.ready.pop_back();
@@ -256,6 +263,20 @@ inline UInt32 float_to_bits(float value) {
   std::memcpy(&bits, &value, 4);
   return bits;
 }
+
+inline double bits_to_double(Int64 bits) {
+  double value;
+  std::memcpy(&value, &bits, 8);
+  return value;
+}
+
+inline Int64 double_to_bits(double value) {
+  Int64 bits;
+  std::memcpy(&bits, &value, 8);
+  return bits;
+}
+
+inline Int64 round_to_integer(double value) { return std::llrint(value); }
 
 inline UInt16 float_to_half(float value) {
   const _Float16 half = static_cast<_Float16>(value);
@@ -371,6 +392,11 @@ template <class Value> Value shuffle_xor(Value value, int mask, int place = __bu
 
 inline void atomic_or(int *word, int bits) { *word |= bits; }
 inline void atomic_min(int *word, int value) { *word = value < *word ? value : *word; }
+inline int atomic_add(int *word, int value) {
+  const int before = *word;
+  *word += value;
+  return before;
+}
 
 } // namespace lmc
 
