@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-
 from lmc_fast import linear_sum_assignment
 from lmc_fast.datasets import Dataset, load_mnist
 from lmc_fast.nets import MLP
 from lmc_fast.recipe import Recipe
 from lmc_fast.training import train
+from numpy.typing import NDArray
 
 REAL = ("act1", "act3", "raw1", "wm1", "wm3", "dead", "bf16")
 CONTROLS = ("uniform", "int", "intn", "lr8", "mw", "same")

@@ -12,6 +12,7 @@
 #include <nanobind/stl/string.h>
 
 #include "assignment.hpp"
+#include "barrier_cpu.hpp"
 #include "cuda_driver.hpp"
 #include "parallel.hpp"
 #include "version.hpp"
@@ -150,6 +151,44 @@ void bind_cuda(nb::module_ &m) {
            });
 }
 
+// Shapes: see MixedLayer.
+lmc::MixedLayer mixed_layer(const Array<const float> &rows,
+                            const Array<const std::int64_t> &unit_rows,
+                            const Array<const std::int64_t> &networks,
+                            const Array<const float> &shares, const Optional<const float> &scale,
+                            const Optional<const float> &shift) {
+  return {static_cast<std::int64_t>(networks.shape(0)),
+          static_cast<std::int64_t>(networks.shape(1)),
+          static_cast<std::int64_t>(unit_rows.shape(1)),
+          static_cast<std::int64_t>(rows.shape(1)),
+          rows.data(),
+          unit_rows.data(),
+          networks.data(),
+          shares.data(),
+          scale ? scale->data() : nullptr,
+          shift ? shift->data() : nullptr};
+}
+
+void mixed_units(const Array<const float> &rows, const Array<const std::int64_t> &unit_rows,
+                 const Array<const std::int64_t> &networks, const Array<const float> &shares,
+                 const Optional<const float> &scale, const Optional<const float> &shift, bool relu,
+                 const Array<float> &out, int threads) {
+  const nb::gil_scoped_release release;
+  lmc::mixed_units(mixed_layer(rows, unit_rows, networks, shares, scale, shift), relu, out.data(),
+                   threads);
+}
+
+void mixed_relu_linear(const Array<const float> &rows, const Array<const std::int64_t> &unit_rows,
+                       const Array<const std::int64_t> &networks, const Array<const float> &shares,
+                       const Optional<const float> &scale, const Optional<const float> &shift,
+                       const Array<const float> &weight, const Array<const float> &bias,
+                       const Array<float> &out, int threads) {
+  const nb::gil_scoped_release release;
+  lmc::mixed_relu_linear(mixed_layer(rows, unit_rows, networks, shares, scale, shift),
+                         static_cast<std::int64_t>(out.shape(1)), weight.data(), bias.data(),
+                         out.data(), threads);
+}
+
 } // namespace
 
 NB_MODULE(_core, m) {
@@ -162,4 +201,12 @@ NB_MODULE(_core, m) {
         nb::arg("reports").noconvert(), nb::arg("u").none(), nb::arg("v").none(),
         nb::arg("margins").none());
   bind_cuda(m);
+  m.def("mixed_units", &mixed_units, nb::arg("rows").noconvert(), nb::arg("unit_rows").noconvert(),
+        nb::arg("networks").noconvert(), nb::arg("shares").noconvert(), nb::arg("scale").none(),
+        nb::arg("shift").none(), nb::arg("relu"), nb::arg("out").noconvert(), nb::arg("threads"));
+  m.def("mixed_relu_linear", &mixed_relu_linear, nb::arg("rows").noconvert(),
+        nb::arg("unit_rows").noconvert(), nb::arg("networks").noconvert(),
+        nb::arg("shares").noconvert(), nb::arg("scale").none(), nb::arg("shift").none(),
+        nb::arg("weight").noconvert(), nb::arg("bias").noconvert(), nb::arg("out").noconvert(),
+        nb::arg("threads"));
 }

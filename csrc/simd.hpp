@@ -9,6 +9,9 @@
 #define LMC_CLONES
 #endif
 
+// Part of a clone: must be inlined to be compiled for the clone's instruction set.
+#define LMC_INLINE __attribute__((always_inline)) inline
+
 namespace lmc {
 
 // Unaligned vectors of four doubles and eight floats. The compiler splits selects on vectors wider

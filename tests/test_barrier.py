@@ -109,7 +109,7 @@ def test_endpoints_are_the_networks_themselves():
     curve = barrier(a, b, (x, y), alphas=5)
     for net, value in ((a, curve.loss[0]), (b, curve.loss[-1])):
         with torch.no_grad():
-            assert value == pytest.approx(float(F.cross_entropy(net(x).double(), y)), rel=1e-12)
+            assert value == pytest.approx(float(F.cross_entropy(net(x).double(), y)), rel=1e-6)
 
 
 def test_batching_never_changes_the_curve():
@@ -223,8 +223,8 @@ def test_repair_gives_units_the_interpolated_statistics(max_memory):
         out = z @ ((a[4].weight + b[4].weight) / 2).T + (a[4].bias + b[4].bias) / 2
         assert curve.loss[1] == pytest.approx(float(F.cross_entropy(out, y)), rel=1e-5)
     keep = barrier(a, b, data, alphas=3)
-    assert curve.loss[[0, 2]].tolist() == keep.loss[[0, 2]].tolist()
-    assert curve.loss[1] != keep.loss[1]
+    np.testing.assert_allclose(curve.loss[[0, 2]], keep.loss[[0, 2]], rtol=1e-6)
+    assert curve.loss[1] != pytest.approx(keep.loss[1], rel=1e-4)
 
 
 def test_normalisation_asks_for_what_it_needs():

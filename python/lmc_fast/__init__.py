@@ -2,7 +2,18 @@
 
 from lmc_fast._cuda.launcher import cuda_available
 from lmc_fast.assignment import Assignment, linear_sum_assignment, solve_assignment
-from lmc_fast.barrier import BarrierCurve, barrier
+from lmc_fast.barrier import (
+    BarrierCurve,
+    BarrierMatrix,
+    CheckpointGrid,
+    PlaneGrid,
+    SimplexGrid,
+    barrier,
+    barrier_matrix,
+    checkpoint_grid,
+    plane,
+    simplex,
+)
 from lmc_fast.errors import LmcWarning, SpecMismatchError
 from lmc_fast.permutation import (
     apply_permutation,
@@ -18,22 +29,30 @@ from lmc_fast.symmetry import Proof, prove_spec, register_rule
 __all__ = [
     "Assignment",
     "BarrierCurve",
+    "BarrierMatrix",
+    "CheckpointGrid",
     "CrossMoments",
     "LmcWarning",
     "PermutationSpec",
     "Pin",
+    "PlaneGrid",
     "Proof",
+    "SimplexGrid",
     "SpecMismatchError",
     "apply_permutation",
     "barrier",
+    "barrier_matrix",
+    "checkpoint_grid",
     "compose",
     "cross_correlation",
     "cuda_available",
     "identity_permutation",
     "invert",
     "linear_sum_assignment",
+    "plane",
     "prove_spec",
     "random_permutation",
     "register_rule",
+    "simplex",
     "solve_assignment",
 ]

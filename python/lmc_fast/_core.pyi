@@ -40,3 +40,27 @@ class CudaModule:
         stream: int,
         params: bytes,
     ) -> None: ...
+
+def mixed_units(
+    rows: NDArray[np.float32],
+    unit_rows: NDArray[np.int64],
+    networks: NDArray[np.int64],
+    shares: NDArray[np.float32],
+    scale: NDArray[np.float32] | None,
+    shift: NDArray[np.float32] | None,
+    relu: bool,
+    out: NDArray[np.float32],
+    threads: int,
+) -> None: ...
+def mixed_relu_linear(
+    rows: NDArray[np.float32],
+    unit_rows: NDArray[np.int64],
+    networks: NDArray[np.int64],
+    shares: NDArray[np.float32],
+    scale: NDArray[np.float32] | None,
+    shift: NDArray[np.float32] | None,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    out: NDArray[np.float32],
+    threads: int,
+) -> None: ...

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmc_fast.barrier.bootstrap import barrier_interval
 from lmc_fast.barrier.definitions import area_above_chord, barrier_height, excess
+from lmc_fast.barrier.engine import ExampleLosses
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,12 +32,20 @@ class BarrierCurve:
         Shape (K,), float64: 1 - accuracy; None without class targets.
     settings
         What was evaluated and how: loss, norm, number of examples, and so on.
+    temperature, calibrated_loss
+        Shape (K,): the softmax temperature that suits each point best and the loss there; None
+        unless ``calibrate_temperature`` was chosen.
+    example_losses
+        Loss and error of every example; None unless ``per_example`` was chosen. Not in the JSON.
     """
 
     alphas: NDArray[np.float64]
     loss: NDArray[np.float64]
     error: NDArray[np.float64] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    temperature: NDArray[np.float64] | None = None
+    calibrated_loss: NDArray[np.float64] | None = None
+    example_losses: ExampleLosses | None = None
 
     def loss_barrier(self, kind: str = "chord") -> float:
         """Return the loss barrier under one of the definitions of `lmc_fast.barrier`.
@@ -49,17 +59,64 @@ class BarrierCurve:
 
     def error_barrier(self, kind: str = "chord") -> float:
         """Return the error barrier, a fraction in [0, 1]; raises like `loss_barrier`."""
-        return float(barrier_height(self.alphas, self._values("error"), kind))
+        return float(barrier_height(self.alphas, self.values("error"), kind))
+
+    def calibrated_barrier(self, kind: str = "chord") -> float:
+        """Return the barrier of the temperature-calibrated loss; raises like `loss_barrier`."""
+        return float(barrier_height(self.alphas, self.values("calibrated_loss"), kind))
+
+    def interval(
+        self,
+        kind: str = "chord",
+        *,
+        metric: str = "loss",
+        level: float = 0.95,
+        resamples: int = 1000,
+        generator: np.random.Generator | None = None,
+    ) -> tuple[float, float]:
+        """Return a bootstrap confidence interval of the barrier over the examples.
+
+        Parameters
+        ----------
+        kind, metric
+            The definition, and "loss" or "error".
+        level
+            The interval's coverage.
+        resamples
+            Draws with replacement; memory is bounded, the time is O(resamples x examples x K).
+        generator
+            Source of randomness; a fixed one by default, so that the interval repeats.
+
+        Raises
+        ------
+        ValueError
+            If the curve was evaluated without ``per_example=True``.
+        """
+        self.values(metric)
+        if self.example_losses is None:
+            raise ValueError("an interval needs the curve to be evaluated with per_example=True")
+        values = self.example_losses.loss if metric == "loss" else self.example_losses.error
+        if metric == "calibrated_loss" or values is None:
+            raise ValueError(f"there is no interval of {metric}")
+        return barrier_interval(
+            self.alphas,
+            values,
+            self.example_losses.weight,
+            kind=kind,
+            level=level,
+            resamples=resamples,
+            generator=generator,
+        )
 
     def argmax_alpha(self, kind: str = "chord", *, metric: str = "loss") -> float:
         """Return the alpha at which the barrier of ``metric`` ("loss" or "error") is attained."""
         if kind == "midpoint":
             return 0.5
-        return float(self.alphas[excess(self.alphas, self._values(metric), kind).argmax()])
+        return float(self.alphas[excess(self.alphas, self.values(metric), kind).argmax()])
 
     def area(self, *, metric: str = "loss") -> float:
         """Return the area between the curve of ``metric`` and its chord (trapezoidal rule)."""
-        return float(area_above_chord(self.alphas, self._values(metric)))
+        return float(area_above_chord(self.alphas, self.values(metric)))
 
     def plot(self, ax: Axes | None = None, *, metric: str = "loss", **line: Any) -> Axes:
         """Draw the curve of ``metric`` into ``ax`` (a new figure's by default) and return it.
@@ -70,7 +127,7 @@ class BarrierCurve:
             from matplotlib.figure import Figure
 
             ax = Figure(layout="constrained").add_subplot()
-        ax.plot(self.alphas, self._values(metric), **line)
+        ax.plot(self.alphas, self.values(metric), **line)
         ax.set_xlabel("alpha (0 is A, 1 is B)")
         ax.set_ylabel(metric)
         return ax
@@ -81,8 +138,10 @@ class BarrierCurve:
             {
                 "alphas": _listed(self.alphas),
                 "loss": _listed(self.loss),
-                "error": None if self.error is None else _listed(self.error),
+                "error": _listed(self.error),
                 "settings": dict(self.settings),
+                "temperature": _listed(self.temperature),
+                "calibrated_loss": _listed(self.calibrated_loss),
             },
             allow_nan=False,
         )
@@ -92,28 +151,42 @@ class BarrierCurve:
         """Return the curve that `to_json` wrote; ValueError where ``text`` is no such thing."""
         try:
             stored = json.loads(text)
-            error = stored["error"]
             return cls(
-                alphas=_array(stored["alphas"]),
-                loss=_array(stored["loss"]),
-                error=None if error is None else _array(error),
+                alphas=np.asarray(_array(stored["alphas"]), dtype=np.float64),
+                loss=np.asarray(_array(stored["loss"]), dtype=np.float64),
+                error=_array(stored["error"]),
                 settings=stored["settings"],
+                temperature=_array(stored["temperature"]),
+                calibrated_loss=_array(stored["calibrated_loss"]),
             )
         except (KeyError, TypeError, ValueError) as fault:
             raise ValueError(f"expected the JSON text of a BarrierCurve: {fault}") from None
 
-    def _values(self, metric: str) -> NDArray[np.float64]:
-        if metric not in ("loss", "error"):
-            raise ValueError(f'metric must be "loss" or "error", got {metric!r}')
-        values = self.loss if metric == "loss" else self.error
+    def values(self, metric: str) -> NDArray[np.float64]:
+        """Return the curve of a metric: "loss", "error" or "calibrated_loss"; shape (K,).
+
+        Raises
+        ------
+        ValueError
+            If there is no such metric, or the curve lacks it.
+        """
+        if metric not in ("loss", "error", "calibrated_loss"):
+            raise ValueError(f'metric must be "loss", "error" or "calibrated_loss", got {metric!r}')
+        values: NDArray[np.float64] | None = getattr(self, metric)
         if values is None:
-            raise ValueError("this curve has no error: the targets are no class labels")
+            reason = {
+                "error": "the targets are no class labels",
+                "calibrated_loss": "evaluate it with calibrate_temperature=True",
+            }[metric]
+            raise ValueError(f"this curve has no {metric}: {reason}")
         return values
 
 
-def _listed(values: NDArray[np.float64]) -> list[float | str]:
+def _listed(values: NDArray[np.float64] | None) -> list[float | str] | None:
+    if values is None:
+        return None
     return [float(v) if np.isfinite(v) else str(float(v)) for v in values]
 
 
-def _array(values: list[float | str]) -> NDArray[np.float64]:
-    return np.array([float(v) for v in values], dtype=np.float64)
+def _array(values: list[float | str] | None) -> NDArray[np.float64] | None:
+    return None if values is None else np.array([float(v) for v in values], dtype=np.float64)

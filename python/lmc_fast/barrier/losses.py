@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from lmc_fast.barrier.temperature import tempered_sums
 
 LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 
@@ -30,11 +33,14 @@ class Scores:
         Shape (K, B), float64: how many terms are predicted wrongly; None without class targets.
     weight
         Shape (B,), float64: how many terms each example has.
+    tempered
+        Shape (K, grid, 3), float64: the sums of `lmc_fast.barrier.temperature.tempered_sums`.
     """
 
     loss: Tensor
     error: Tensor | None
     weight: Tensor
+    tempered: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Loss:
     """Whether outputs come as one tensor (K, B, ...), else as a list of K outputs."""
 
 
-def make_loss(loss: str | LossFunction) -> Loss:
+def make_loss(loss: str | LossFunction, *, calibrate_temperature: bool = False) -> Loss:
     """Return the `Loss` of a name or of a callable ``loss(output, target)``.
 
     Names
@@ -63,7 +69,17 @@ def make_loss(loss: str | LossFunction) -> Loss:
 
     A callable gets one point's raw output and the targets, and returns the mean over the batch
     (zero-dimensional), or one loss per example (B, ...), whose trailing axes are averaged.
+
+    With ``calibrate_temperature``, which takes class targets, scores also hold what
+    `lmc_fast.barrier.temperature` needs.
     """
+    if calibrate_temperature:
+        if callable(loss) or loss not in _CLASSIFYING:
+            raise ValueError(
+                f"calibrate_temperature needs loss to be one of {', '.join(_CLASSIFYING)}, "
+                f"got {loss!r}"
+            )
+        return Loss(loss, partial(_CLASSIFYING[loss], temper=True), stacked=True)
     if callable(loss):
         return Loss(getattr(loss, "__name__", type(loss).__name__), _Custom(loss), stacked=False)
     if loss not in _NAMED:
@@ -86,23 +102,25 @@ def logits_of(output: Any) -> Tensor:
     return logits
 
 
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Scores:
+def _cross_entropy(outputs: Tensor, targets: Tensor, *, temper: bool = False) -> Scores:
     if outputs.dim() < 3:
         raise ValueError(
             "cross_entropy needs logits of shape (batch, classes, ...), "
             f"got {tuple(outputs.shape[1:])}"
         )
-    return _classify(outputs.movedim(2, -1), targets, "cross_entropy")
+    return _classify(outputs.movedim(2, -1), targets, "cross_entropy", temper)
 
 
-def _token_cross_entropy(outputs: Tensor, targets: Tensor) -> Scores:
-    return _classify(outputs, targets, "token_cross_entropy")
+def _token_cross_entropy(outputs: Tensor, targets: Tensor, *, temper: bool = False) -> Scores:
+    return _classify(outputs, targets, "token_cross_entropy", temper)
 
 
-def _classify(logits: Tensor, targets: Tensor, name: str) -> Scores:
+def _classify(logits: Tensor, targets: Tensor, name: str, temper: bool) -> Scores:
     """Cross-entropy of logits (K, B, ..., C)."""
     points, examples, classes = logits.shape[0], logits.shape[1], logits.shape[-1]
     if targets.is_floating_point():
+        if temper:
+            raise ValueError("calibrate_temperature needs class targets, got probabilities")
         if targets.dim() != logits.dim() - 1:
             raise ValueError(_mismatch(name, logits, targets))
         targets = targets.movedim(1, -1) if name == "cross_entropy" else targets
@@ -124,6 +142,7 @@ def _classify(logits: Tensor, targets: Tensor, name: str) -> Scores:
     flat = logits.reshape(points, -1, classes)
     loss = torch.empty(flat.shape[:2], dtype=torch.float64, device=flat.device)
     wrong = torch.empty_like(loss)
+    tempered = None
     step = max(1, _BLOCK // max(1, points * classes))
     for start in range(0, flat.shape[1], step):
         block, label = flat[:, start : start + step], labels[start : start + step]
@@ -131,11 +150,15 @@ def _classify(logits: Tensor, targets: Tensor, name: str) -> Scores:
         picked = wide.gather(2, label.expand(points, -1)[..., None])[..., 0]
         loss[:, start : start + step] = torch.logsumexp(wide, dim=2) - picked
         wrong[:, start : start + step] = block.argmax(dim=2) != label
+        if temper:
+            sums = tempered_sums(wide, picked, kept[start : start + step])
+            tempered = sums if tempered is None else tempered + sums
     terms = kept.reshape(examples, -1)
     return Scores(
         loss.where(kept, 0.0).reshape(points, examples, -1).sum(-1),
         wrong.where(kept, 0.0).reshape(points, examples, -1).sum(-1),
         terms.sum(-1, dtype=torch.float64),
+        tempered,
     )
 
 
@@ -211,9 +234,13 @@ def _mismatch(name: str, logits: Tensor, targets: Tensor) -> str:
     )
 
 
-_NAMED: dict[str, Callable[[Tensor, Tensor], Scores]] = {
+_CLASSIFYING: dict[str, Callable[..., Scores]] = {
     "cross_entropy": _cross_entropy,
     "token_cross_entropy": _token_cross_entropy,
+}
+
+_NAMED: dict[str, Callable[..., Scores]] = {
+    **_CLASSIFYING,
     "binary_cross_entropy": _binary_cross_entropy,
     "mse": _mse,
     "l1": _l1,

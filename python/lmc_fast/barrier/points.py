@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 StateDict: TypeAlias = Mapping[str, Tensor]
 
+_UNUSED = np.iinfo(np.int64).max
+
 
 @dataclass(frozen=True)
 class Points:
@@ -60,23 +62,28 @@ def distinct(points: Points) -> tuple[Points, NDArray[np.int64]]:
     network itself and every path through it is exactly flat.
     """
     representative = np.array(_first_equal(points.anchors), dtype=np.int64)
-    rows: dict[tuple[tuple[int, float], ...], int] = {}
-    inverse = np.empty(len(points), dtype=np.int64)
-    for k, (index, weight) in enumerate(zip(points.index, points.weight, strict=True)):
-        merged: dict[int, float] = {}
-        for anchor, share in zip(representative[index], weight, strict=True):
-            merged[int(anchor)] = merged.get(int(anchor), 0.0) + float(share)
-        row = tuple(sorted((a, w) for a, w in merged.items() if w != 0.0))
-        if len(row) == 1:
-            row = ((row[0][0], 1.0),)
-        inverse[k] = rows.setdefault(row, len(rows))
-    width = max(len(row) for row in rows)
-    index_rows = np.zeros((len(rows), width), dtype=np.int64)
-    weight_rows = np.zeros((len(rows), width))
-    for row, k in rows.items():
-        index_rows[k, : len(row)] = [anchor for anchor, _ in row]
-        weight_rows[k, : len(row)] = [share for _, share in row]
-    return Points(points.anchors, index_rows, weight_rows), inverse
+    index, weight = representative[points.index], points.weight.copy()
+    for j in range(1, index.shape[1]):
+        for i in range(j):
+            same = index[:, i] == index[:, j]
+            weight[same, i] += weight[same, j]
+            weight[same, j] = 0.0
+    single = (weight != 0).sum(axis=1) == 1
+    weight[single] = weight[single] != 0
+    index[weight == 0] = _UNUSED
+    order = np.argsort(index, axis=1, kind="stable")
+    rows = np.concatenate(
+        [np.take_along_axis(part, order, axis=1) for part in (index, weight)], axis=1
+    )
+    kept, inverse = np.unique(rows, axis=0, return_inverse=True)
+    index, weight = np.split(kept, 2, axis=1)
+    used = max(1, int((weight != 0).sum(axis=1).max()))
+    # Padding repeats a point's first network, so that its differences vanish.
+    index = np.where(weight == 0, index[:, :1], index)
+    return (
+        Points(points.anchors, index[:, :used].astype(np.int64), weight[:, :used]),
+        inverse.reshape(-1),
+    )
 
 
 def module_state(model: nn.Module) -> dict[str, Tensor]:

@@ -1,41 +1,38 @@
-"""The barrier between two networks: the straight line in weight space, evaluated."""
+"""Segments between networks: the barrier of one pair, and of many pairs in one pass."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Unpack
 
 from lmc_fast.barrier.curve import BarrierCurve
-from lmc_fast.barrier.engine import MAX_MEMORY, evaluate
+from lmc_fast.barrier.engine import Evaluation, evaluate
 from lmc_fast.barrier.losses import LossFunction, make_loss
-from lmc_fast.barrier.normalise import NORMS
-from lmc_fast.barrier.points import Points, StateDict, complete_state
+from lmc_fast.barrier.networks import MAX_MEMORY, Network, Networks, Norm, Options
+from lmc_fast.barrier.points import Points
 from lmc_fast.data import Data
 from lmc_fast.errors import LmcWarning
-from lmc_fast.permutation import apply_permutation
-
-Norm = Literal["keep", "reset", "repair"]
 
 
 def barrier(
-    a: nn.Module | StateDict,
-    b: nn.Module | StateDict,
+    a: Network,
+    b: Network,
     data: Data,
     *,
     permutation: Any = None,
     spec: Any = None,
-    model: nn.Module | None = None,
+    model: Any = None,
     alphas: int | Sequence[float] = 25,
     loss: str | LossFunction = "cross_entropy",
     norm: Norm | None = None,
     calibration: Data | None = None,
+    calibrate_temperature: bool = False,
+    per_example: bool = False,
     max_memory: int = MAX_MEMORY,
     progress: bool = False,
 ) -> BarrierCurve:
@@ -47,7 +44,8 @@ def barrier(
     Parameters
     ----------
     a, b
-        Modules, or state dicts of ``model``. Neither is modified, nor is its mode.
+        Modules, or state dicts or checkpoint files for ``model``. Neither is modified, nor is
+        its mode.
     data
         The data of the loss, train or test: see `lmc_fast.data`.
     permutation
@@ -66,6 +64,11 @@ def barrier(
         a model with BatchNorm statistics it is ``keep``, with a warning.
     calibration
         The data that ``reset`` and ``repair`` take their statistics from; ``data`` by default.
+    calibrate_temperature
+        Also find the softmax temperature with the lowest loss at each point, on ``data``.
+    per_example
+        Keep the loss of every example, which confidence intervals need: 8 bytes per example and
+        alpha, twice.
     max_memory
         Bytes that weights and activations formed in advance may take. The result does not depend
         on it beyond rounding.
@@ -75,12 +78,12 @@ def barrier(
     Returns
     -------
     BarrierCurve
-        Its loss at alpha = 0 and 1 is that of A and of the permuted B themselves.
+        With ``norm="keep"`` its ends are the losses of A and of the permuted B themselves.
 
     Raises
     ------
     TypeError
-        If neither ``a``, ``b`` nor ``model`` is a module.
+        If none of ``a``, ``b`` and ``model`` is a module.
     ValueError
         If the networks differ in architecture, the data is empty or lacks targets, or an
         argument is none of the accepted ones.
@@ -90,40 +93,100 @@ def barrier(
     LmcWarning
         If a loss is not finite (it is kept), or BatchNorm statistics are interpolated unasked.
     """
-    grid = alpha_grid(alphas)
-    model = architecture(model, a, b)
-    chosen_norm = checked_norm(norm, model)
-    state_a = complete_state(model, _state(a), "a")
-    state_b = complete_state(model, permuted(_state(b), permutation, spec), "b")
-    points = Points(
-        (state_a, state_b),
-        np.tile(np.array([0, 1]), (grid.size, 1)),
-        np.stack([1 - grid, grid], axis=1),
+    networks = Networks.gather(
+        (a, b), (None, permutation), labels="ab", model=model, spec=spec, norm=norm
     )
-    scorer = make_loss(loss)
-    found = evaluate(
-        model,
-        points,
+    (curve,) = curves_between(
+        networks,
+        [(0, 1)],
+        alpha_grid(alphas),
         data,
-        scorer,
-        norm=chosen_norm,
+        loss=loss,
         calibration=calibration,
+        calibrate_temperature=calibrate_temperature,
+        per_example=per_example,
         max_memory=max_memory,
         progress=progress,
     )
-    warn_if_not_finite(found.loss)
-    return BarrierCurve(
-        alphas=grid,
-        loss=found.loss,
-        error=found.error,
-        settings={
-            "loss": scorer.name,
-            "norm": chosen_norm,
-            "permuted": permutation is not None,
-            "examples": found.examples,
-            "max_memory": max_memory,
-        },
+    return curve
+
+
+def curves_between(
+    networks: Networks,
+    pairs: Sequence[tuple[int, int]],
+    alphas: NDArray[np.float64],
+    data: Data,
+    **options: Unpack[Options],
+) -> list[BarrierCurve]:
+    """Return the curve of every pair of network indices, all evaluated in one pass."""
+    ends = np.repeat(np.array(pairs, dtype=np.int64).reshape(-1, 2), alphas.size, axis=0)
+    shares = np.tile(np.stack([1 - alphas, alphas], axis=1), (len(pairs), 1))
+    found = evaluate_at(networks, ends, shares, data, **options)
+    settings = settings_of(networks, found, **options)
+    curves = []
+    for k in range(len(pairs)):
+        part = slice(k * alphas.size, (k + 1) * alphas.size)
+        curves.append(
+            BarrierCurve(
+                alphas=alphas,
+                loss=found.loss[part],
+                error=None if found.error is None else found.error[part],
+                settings=settings,
+                temperature=None if found.temperature is None else found.temperature[part],
+                calibrated_loss=(
+                    None if found.calibrated_loss is None else found.calibrated_loss[part]
+                ),
+                example_losses=(
+                    None if found.example_losses is None else found.example_losses.at(part)
+                ),
+            )
+        )
+    return curves
+
+
+def evaluate_at(
+    networks: Networks,
+    index: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    data: Data,
+    **options: Unpack[Options],
+) -> Evaluation:
+    """Evaluate the points ``sum_j weight[k, j] networks[index[k, j]]``; warn where not finite."""
+    found = evaluate(
+        networks.model,
+        Points(networks.states, index, weight),
+        data,
+        make_loss(
+            options.get("loss", "cross_entropy"),
+            calibrate_temperature=options.get("calibrate_temperature", False),
+        ),
+        norm=networks.norm,
+        calibration=options.get("calibration"),
+        per_example=options.get("per_example", False),
+        max_memory=options.get("max_memory", MAX_MEMORY),
+        progress=options.get("progress", False),
     )
+    bad = int((~np.isfinite(found.loss)).sum())
+    if bad:
+        warnings.warn(
+            f"the loss is not finite at {bad} of {found.loss.size} points; those values are kept",
+            LmcWarning,
+            stacklevel=4,
+        )
+    return found
+
+
+def settings_of(
+    networks: Networks, found: Evaluation, **options: Unpack[Options]
+) -> dict[str, Any]:
+    """Return what a result says about how it was evaluated."""
+    return {
+        "loss": make_loss(options.get("loss", "cross_entropy")).name,
+        "norm": networks.norm,
+        "examples": found.examples,
+        "parameters": sum(p.numel() for p in networks.model.parameters()),
+        "max_memory": options.get("max_memory", MAX_MEMORY),
+    }
 
 
 def alpha_grid(alphas: int | Sequence[float]) -> NDArray[np.float64]:
@@ -136,58 +199,3 @@ def alpha_grid(alphas: int | Sequence[float]) -> NDArray[np.float64]:
     if grid.ndim != 1 or grid.size == 0 or not np.isfinite(grid).all():
         raise ValueError(f"alphas must be a count or a sequence of finite numbers, got {alphas!r}")
     return grid
-
-
-def architecture(model: nn.Module | None, *networks: nn.Module | StateDict) -> nn.Module:
-    """Return the first module among the arguments."""
-    for candidate in (model, *networks):
-        if isinstance(candidate, nn.Module):
-            return candidate
-    raise TypeError("no module supplies the architecture: give a module, or model= beside states")
-
-
-def checked_norm(norm: str | None, model: nn.Module) -> str:
-    """Return the norm to use, with a warning where BatchNorm statistics are kept unasked."""
-    if norm is None:
-        if any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules()):
-            warnings.warn(
-                "BatchNorm statistics are interpolated like weights, which overstates barriers; "
-                'consider norm="reset", or silence this with norm="keep"',
-                LmcWarning,
-                stacklevel=3,
-            )
-        return "keep"
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-    return norm
-
-
-def permuted(state: StateDict, permutation: Any, spec: Any) -> StateDict:
-    """Return ``state`` moved by a `Matching`, or by a mapping and its spec."""
-    if permutation is None:
-        return state
-    moves = getattr(permutation, "permutation", permutation)
-    spec = getattr(permutation, "spec", None) if spec is None else spec
-    if spec is None:
-        raise ValueError("a permutation given as a mapping needs spec=, the spec it belongs to")
-    moved: StateDict = apply_permutation(spec, moves, state)
-    return moved
-
-
-def warn_if_not_finite(values: NDArray[np.float64]) -> None:
-    """Warn where some of the values are NaN or infinite."""
-    bad = int((~np.isfinite(values)).sum())
-    if bad:
-        warnings.warn(
-            f"the loss is not finite at {bad} of {values.size} points; those values are kept",
-            LmcWarning,
-            stacklevel=3,
-        )
-
-
-def _state(network: nn.Module | StateDict) -> dict[str, Tensor]:
-    if isinstance(network, nn.Module):
-        return {k: v.detach() for k, v in network.state_dict().items() if isinstance(v, Tensor)}
-    if not hasattr(network, "items"):
-        raise TypeError(f"a network must be a module or a state dict, got {type(network).__name__}")
-    return {name: torch.as_tensor(tensor) for name, tensor in network.items()}
