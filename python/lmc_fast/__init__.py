@@ -15,6 +15,7 @@ from lmc_fast.barrier import (
     simplex,
 )
 from lmc_fast.errors import LmcWarning, SpecMismatchError
+from lmc_fast.matching import GroupStatistics, Matching, match
 from lmc_fast.permutation import (
     apply_permutation,
     compose,
@@ -32,7 +33,9 @@ __all__ = [
     "BarrierMatrix",
     "CheckpointGrid",
     "CrossMoments",
+    "GroupStatistics",
     "LmcWarning",
+    "Matching",
     "PermutationSpec",
     "Pin",
     "PlaneGrid",
@@ -49,6 +52,7 @@ __all__ = [
     "identity_permutation",
     "invert",
     "linear_sum_assignment",
+    "match",
     "plane",
     "prove_spec",
     "random_permutation",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lmc_fast.errors import SpecMismatchError
+from lmc_fast.files import replacing
 from lmc_fast.notation import Segment
 from lmc_fast.spec import PermutationSpec, Term
 
@@ -141,30 +141,17 @@ def _outer(name: str, p: Mapping[str, Tensor], spec: PermutationSpec | None) -> 
     return p[spec.parents[name]]
 
 
-def axis_indices(
-    spec: PermutationSpec, terms: tuple[Term, ...], shape: torch.Size, p: Mapping[str, Tensor]
-) -> list[Tensor | None]:
-    """Return for every axis the positions to gather from, or None where the axis stays.
-
-    The index of axis k is 1-D where it depends on nothing else. Where its groups are nested in
-    groups of other axes it has one dimension per axis of the tensor, broadcastable to `shape`.
-    """
-    return [
-        None if term.is_fixed else _axis_index(spec, terms, axis, p, len(shape))
-        for axis, term in enumerate(terms)
-    ]
-
-
-def _axis_index(
-    spec: PermutationSpec,
-    terms: tuple[Term, ...],
-    axis: int,
-    p: Mapping[str, Tensor],
-    rank: int,
+def axis_index(
+    spec: PermutationSpec, terms: tuple[Term, ...], axis: int, permutation: Mapping[str, Tensor]
 ) -> Tensor:
+    """Return the positions to gather along one axis.
+
+    The index is 1-D where it depends on nothing else. Where its groups are nested in groups of
+    other axes it has one dimension per axis of the tensor and broadcasts against the others.
+    """
     pieces, offset = [], 0
     for segment in terms[axis].segments:
-        piece = _segment_index(spec, terms, axis, segment, p, rank)
+        piece = _segment_index(spec, terms, axis, segment, permutation)
         pieces.append(piece + offset)
         offset += math.prod(spec.factor_sizes(segment))
     if len(pieces) == 1:
@@ -183,7 +170,6 @@ def _segment_index(
     axis: int,
     segment: Segment,
     p: Mapping[str, Tensor],
-    rank: int,
 ) -> Tensor:
     """Row-major position of every entry of a segment, from the position along each factor."""
     sizes = spec.factor_sizes(segment)
@@ -219,7 +205,7 @@ def _segment_index(
         return position
     at = {a: d for d, a in enumerate((*lead, axis))}
     order = sorted(at)
-    shape = [position.shape[at[a]] if a in at else 1 for a in range(rank)]
+    shape = [position.shape[at[a]] if a in at else 1 for a in range(len(terms))]
     return position.permute([at[a] for a in order]).reshape(shape)
 
 
@@ -260,7 +246,10 @@ def gather(
     tensor : Tensor
         Left unchanged; the result is a new tensor, or `tensor` itself where no axis moves.
     """
-    indices = axis_indices(spec, terms, tensor.shape, permutation)
+    indices = [
+        None if term.is_fixed else axis_index(spec, terms, axis, permutation)
+        for axis, term in enumerate(terms)
+    ]
     if all(index is None or index.ndim == 1 for index in indices):
         for axis, index in enumerate(indices):
             if index is not None:
@@ -347,20 +336,13 @@ def save_permutation(
     permutation : Mapping[str, Tensor]
         Written as int64, on the CPU.
     path : path
-        Replaced atomically: a temporary file beside it is renamed.
+        What it held is replaced only when all has been written.
     metadata : Mapping[str, str]
         Strings kept beside the tensors.
     """
-    target = Path(path)
     tensors = {name: index.detach().cpu().contiguous() for name, index in permutation.items()}
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=dict(metadata))
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def load_permutation(path: str | os.PathLike[str]) -> tuple[Permutation, dict[str, str]]:

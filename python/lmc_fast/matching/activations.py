@@ -1,0 +1,147 @@
+"""Activation matching: one assignment per group on the similarity of activations (Li 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lmc_fast.assignment import Assignment, solve_assignment
+from lmc_fast.data import Batch, call, count_examples, device_of, move
+from lmc_fast.errors import SpecMismatchError
+from lmc_fast.matching.taps import Tap, captured, find_taps, units_of
+from lmc_fast.permutation import Permutation
+from lmc_fast.spec import PermutationSpec
+from lmc_fast.statistics import CrossMoments
+
+METRICS = ("correlation", "covariance", "gram", "cosine")
+
+
+@dataclass(frozen=True)
+class ActivationSimilarity:
+    """How alike the units of two models are on data.
+
+    Attributes
+    ----------
+    similarity : dict[str, Tensor]
+        For every group the (units of A, units of B) matrix, summed over the group's taps.
+    taps : dict[str, int]
+        How many activations each matrix sums over.
+    dead_a, dead_b : dict[str, int]
+        Units that are constant on the data at every tap.
+    samples : int
+        Examples seen.
+    """
+
+    similarity: dict[str, Tensor]
+    taps: dict[str, int]
+    dead_a: dict[str, int]
+    dead_b: dict[str, int]
+    samples: int
+
+
+def activation_similarity(
+    spec: PermutationSpec,
+    a: nn.Module,
+    b: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    metric: str = "correlation",
+    progress: bool = False,
+) -> ActivationSimilarity:
+    """Measure the similarity of the units of two models, one forward pass each per batch.
+
+    Parameters
+    ----------
+    spec : PermutationSpec
+        The groups.
+    a, b : torch.nn.Module
+        Run in evaluation mode without gradients; their modes are restored.
+    batches : iterable of Batch
+        Each batch is read once and shown to both models, so shuffled loaders are safe.
+    metric : {"correlation", "covariance", "gram", "cosine"}
+        What is computed from the moments.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Raises
+    ------
+    SpecMismatchError
+        If some group's activations are seen nowhere in the model.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected one of {METRICS}, got {metric!r}")
+    taps = find_taps(spec, a)
+    moments: dict[str, dict[Tap, CrossMoments]] = {name: {} for name in spec.groups}
+    modes = [(model, model.training) for root in (a, b) for model in root.modules()]
+    samples = 0
+    try:
+        a.eval()
+        b.eval()
+        with torch.no_grad(), captured(a, taps) as seen_a, captured(b, taps) as seen_b:
+            for batch in tqdm(batches, desc="activations", disable=not progress, leave=False):
+                call(a, move(batch.inputs, device_of(a)))
+                call(b, move(batch.inputs, device_of(b)))
+                samples += count_examples(batch.inputs)
+                for group, entries in taps.items():
+                    _accumulate(spec, entries, seen_a, seen_b, moments[group])
+                seen_a.clear()
+                seen_b.clear()
+    finally:
+        for model, mode in modes:
+            model.training = mode
+    unseen = [name for name, entries in moments.items() if not entries]
+    if unseen:
+        raise SpecMismatchError(
+            f"expected the activations of every group at a layer of the model, saw none of "
+            f"{unseen[:5]}: match these by weights"
+        )
+    return ActivationSimilarity(
+        {g: _total(list(m.values()), metric) for g, m in moments.items()},
+        {g: len(m) for g, m in moments.items()},
+        {g: _dead([m.dead_x for m in ms.values()]) for g, ms in moments.items()},
+        {g: _dead([m.dead_y for m in ms.values()]) for g, ms in moments.items()},
+        samples,
+    )
+
+
+def match_activations(
+    spec: PermutationSpec, similarity: ActivationSimilarity, prefer: Permutation
+) -> dict[str, Assignment]:
+    """Solve one assignment per group; among equal optima the one nearest to `prefer`."""
+    return {
+        name: solve_assignment(matrix, maximize=True, ties="keep", prefer=prefer[name])
+        for name, matrix in similarity.similarity.items()
+    }
+
+
+def _accumulate(
+    spec: PermutationSpec,
+    taps: tuple[Tap, ...],
+    seen_a: dict[tuple[str, bool], Tensor],
+    seen_b: dict[tuple[str, bool], Tensor],
+    moments: dict[Tap, CrossMoments],
+) -> None:
+    """Add one batch at every tap of a group; layers that read the same tensor count once."""
+    done: set[int] = set()
+    for tap in taps:
+        key = (tap.module, tap.is_input)
+        if key not in seen_a or key not in seen_b or id(seen_a[key]) in done:
+            continue
+        done.add(id(seen_a[key]))
+        x, y = units_of(spec, tap, seen_a[key]), units_of(spec, tap, seen_b[key])
+        moments.setdefault(tap, CrossMoments()).update(x, y.to(x.device))
+
+
+def _total(moments: list[CrossMoments], metric: str) -> Tensor:
+    total: Tensor = getattr(moments[0], metric)()
+    for other in moments[1:]:
+        total = total + getattr(other, metric)()
+    return total
+
+
+def _dead(masks: list[Tensor]) -> int:
+    return int(torch.stack(masks).all(0).sum().item())

@@ -1,0 +1,375 @@
+"""`match`: from two models to the permutation that aligns the second to the first."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lmc_fast.assignment import Assignment
+from lmc_fast.checkpoints import load_state_dict
+from lmc_fast.data import Batch, Data, batches, device_of, move
+from lmc_fast.errors import SpecMismatchError
+from lmc_fast.matching.activations import activation_similarity, match_activations
+from lmc_fast.matching.bound import objective_bound
+from lmc_fast.matching.result import GroupStatistics, Matching
+from lmc_fast.matching.weights import arrange, descend
+from lmc_fast.permutation import (
+    Permutation,
+    check_permutation,
+    identity_permutation,
+    random_permutation,
+)
+from lmc_fast.spec import MAX_OFFENDERS, PermutationSpec
+from lmc_fast.symmetry import example_inputs_for, prove_spec
+
+Model: TypeAlias = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
+SpecLike: TypeAlias = PermutationSpec | str | Mapping[str, str | Sequence[str | None]]
+
+METHODS = ("weights", "activations")
+
+
+def match(
+    a: Model,
+    b: Model,
+    *,
+    data: Data | None = None,
+    method: str | None = None,
+    spec: SpecLike | None = None,
+    example_inputs: Any = None,
+    metric: str | None = None,
+    restarts: int = 1,
+    initial: Mapping[str, Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    max_sweeps: int = 100,
+    progress: bool = False,
+    biases: bool = True,
+    running_statistics: bool = False,
+) -> Matching:
+    """Find the permutation of B's hidden units that aligns it to A.
+
+    Parameters
+    ----------
+    a, b : Module, state dict, or path
+        Two networks of one architecture. A stays, B is to be moved. A path names a safetensors or
+        torch checkpoint. Neither is modified.
+    data : DataLoader, iterable of batches, pair of tensors, or tensor, optional
+        Inputs for activation matching; targets may be there and are not used.
+    method : {"weights", "activations"}, optional
+        By default "activations" where there is data, else "weights".
+    spec : PermutationSpec, str or dict, optional
+        The architecture's symmetry: a spec, its notation, or a git-re-basin style dict of axes.
+        Without it the spec is derived from the model, once per architecture.
+    example_inputs : Tensor, tuple or dict, optional
+        What to call the model with when the spec is derived and proven. Taken from `data`, or
+        guessed from the first layer, where it is not given.
+    metric : str, optional
+        "correlation" (default), "covariance", "gram" or "cosine" for activations; "inner" for
+        weights.
+    restarts : int
+        Runs of weight matching: the first from `initial`, the others from random permutations. The
+        best objective wins. Activation matching has one optimum and needs none.
+    initial : Permutation, optional
+        Where weight matching starts, and what activation matching prefers among equal optima. The
+        identity by default.
+    generator : torch.Generator, optional
+        Random order of the groups, random restarts. A fresh one with seed 0 by default.
+    max_sweeps : int
+        Passes over the groups after which a run stops, converged or not.
+    progress : bool
+        Show progress bars on stderr.
+    biases : bool
+        Whether bias vectors count in the objective of weight matching.
+    running_statistics : bool
+        Whether the buffers of BatchNorm count in it. They are permuted either way.
+
+    Returns
+    -------
+    Matching
+        With the permutation, the objective and its bound, and the quality per group.
+
+    Raises
+    ------
+    SpecMismatchError
+        If A, B and the spec disagree, or a spec fails its proof on the model.
+    ValueError, TypeError
+        If an argument is not of the kind above.
+
+    Notes
+    -----
+    Weight matching is the coordinate descent of Ainsworth et al. 2022 (algorithm 1) on
+    ``sum_t <A_t, P(B_t)>``; activation matching solves one linear assignment per group (Li et al.
+    2015). A sweep costs O(sum over tensors of size x width) plus O(n^3) per group at worst; the
+    same inputs give the same permutation for any number of threads.
+
+    Examples
+    --------
+    >>> import torch, lmc_fast
+    >>> net = lambda: torch.nn.Sequential(
+    ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> result = lmc_fast.match(net(), net())
+    >>> sorted(result.permutation["0"].tolist()) == list(range(8))
+    True
+    """
+    method = method or ("weights" if data is None else "activations")
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
+    for name, value in (("restarts", restarts), ("max_sweeps", max_sweeps)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+    state_a, state_b = _state_of(a), _state_of(b)
+    _check_alike(state_a, state_b)
+    module = a if isinstance(a, nn.Module) else b if isinstance(b, nn.Module) else None
+    stream: Iterator[Batch] | None = None
+    if data is not None:
+        stream = batches(data)
+        first = next(stream)
+        stream = itertools.chain([first], stream)
+        example_inputs = first.inputs if example_inputs is None else example_inputs
+    resolved, proof = _resolve_spec(spec, module, state_a, example_inputs)
+    device = next((t.device for t in state_a.values()), torch.device("cpu"))
+    start = identity_permutation(resolved) if initial is None else dict(initial)
+    check_permutation(resolved, start)
+    start = {name: index.to(device) for name, index in start.items()}
+    generator = generator or torch.Generator().manual_seed(0)
+
+    if method == "activations":
+        if not isinstance(a, nn.Module) or not isinstance(b, nn.Module) or stream is None:
+            raise ValueError(
+                "activation matching: expected two modules and data=, got "
+                f"{type(a).__name__}, {type(b).__name__} and data={type(data).__name__}; load the "
+                "checkpoints into modules, or use method='weights'"
+            )
+        metric = metric or "correlation"
+        return _by_activations(resolved, a, b, stream, metric, start, proof, progress)
+    if metric not in (None, "inner"):
+        raise ValueError(f"metric: expected 'inner' for weight matching, got {metric!r}")
+    counted = _tensors_in_objective(resolved, module, state_a, biases, running_statistics)
+    options = _RunOptions(restarts, generator, max_sweeps, progress)
+    return _by_weights(resolved, state_a, state_b, counted, start, proof, options)
+
+
+@dataclass(frozen=True)
+class _RunOptions:
+    restarts: int
+    generator: torch.Generator
+    max_sweeps: int
+    progress: bool
+
+
+def _by_weights(
+    spec: PermutationSpec,
+    state_a: Mapping[str, Tensor],
+    state_b: Mapping[str, Tensor],
+    counted: Sequence[str],
+    start: Permutation,
+    proof: str,
+    options: _RunOptions,
+) -> Matching:
+    for name in counted:
+        for which, state in (("A", state_a), ("B", state_b)):
+            if not torch.isfinite(state[name].sum()) and not state[name].isfinite().all():
+                raise ValueError(
+                    f"weights of {which}: expected finite numbers, got some not in {name}"
+                )
+    problem = arrange(spec, state_a, state_b, counted)
+    runs = []
+    for restart in range(options.restarts):
+        initial = start
+        if restart:
+            drawn = random_permutation(spec, generator=options.generator)
+            initial = {name: index.to(start[name].device) for name, index in drawn.items()}
+        runs.append(
+            descend(
+                problem,
+                initial,
+                generator=options.generator,
+                max_sweeps=options.max_sweeps,
+                progress=options.progress,
+            )
+        )
+    best = max(runs, key=lambda run: run.objective)
+    return Matching(
+        permutation=best.permutation,
+        objective=best.objective,
+        history=best.history,
+        sweeps=len(best.history) - 1,
+        converged=best.converged,
+        bound=max(objective_bound(problem), best.objective),
+        spec=spec,
+        method="weights",
+        metric="inner",
+        statistics={
+            name: _statistics(spec, name, assignment, best.identity[name], best.matched[name])
+            for name, assignment in best.assignments.items()
+        },
+        restarts=tuple(run.objective for run in runs),
+        proof=proof,
+    )
+
+
+def _by_activations(
+    spec: PermutationSpec,
+    a: nn.Module,
+    b: nn.Module,
+    stream: Iterator[Batch],
+    metric: str,
+    start: Permutation,
+    proof: str,
+    progress: bool,
+) -> Matching:
+    measured = activation_similarity(spec, a, b, stream, metric=metric, progress=progress)
+    assignments = match_activations(spec, measured, start)
+    statistics, before = {}, 0.0
+    for name, assignment in assignments.items():
+        matrix = measured.similarity[name]
+        paired = matrix.gather(1, start[name][:, None].to(matrix.device)).double()
+        before += paired.sum().item()
+        statistics[name] = _statistics(
+            spec,
+            name,
+            assignment,
+            matrix.diagonal().double().mean().item(),
+            assignment.objective / len(matrix),
+            measured.dead_a[name],
+            measured.dead_b[name],
+        )
+    objective = sum(assignment.objective for assignment in assignments.values())
+    return Matching(
+        permutation={name: assignment.cols for name, assignment in assignments.items()},
+        objective=objective,
+        history=(before, objective),
+        sweeps=1,
+        converged=True,
+        bound=objective + sum(assignment.gap for assignment in assignments.values()),
+        spec=spec,
+        method="activations",
+        metric=metric,
+        statistics=statistics,
+        restarts=(objective,),
+        proof=proof,
+    )
+
+
+def _statistics(
+    spec: PermutationSpec,
+    name: str,
+    assignment: Assignment,
+    identity: float,
+    matched: float,
+    dead_a: int | None = None,
+    dead_b: int | None = None,
+) -> GroupStatistics:
+    margins = torch.as_tensor(assignment.margins).double()
+    margin = margins.median().item() if len(margins) > 1 else 0.0
+    return GroupStatistics(
+        spec.groups[name], identity, matched, assignment.gap, margin, dead_a, dead_b
+    )
+
+
+def _state_of(model: Model) -> Mapping[str, Tensor]:
+    if isinstance(model, nn.Module):
+        return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    if isinstance(model, Mapping):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        return load_state_dict(model)
+    raise TypeError(
+        f"expected a Module, a state dict or a path to a checkpoint, got {type(model).__name__}"
+    )
+
+
+def _check_alike(state_a: Mapping[str, Tensor], state_b: Mapping[str, Tensor]) -> None:
+    """Raise unless both have the same names, shapes, dtypes and devices."""
+    differences = [f"{n} (only in A)" for n in state_a if n not in state_b]
+    differences += [f"{n} (only in B)" for n in state_b if n not in state_a]
+    for name, x in state_a.items():
+        y = state_b.get(name)
+        if y is None:
+            continue
+        for what, left, right in (
+            ("shape", tuple(x.shape), tuple(y.shape)),
+            ("dtype", x.dtype, y.dtype),
+            ("device", x.device, y.device),
+        ):
+            if left != right:
+                differences.append(f"{name} ({what} {left} in A, {right} in B)")
+    if differences:
+        more = len(differences) - MAX_OFFENDERS
+        raise SpecMismatchError(
+            "expected two networks of one architecture, dtype and device, got different "
+            + ", ".join(differences[:MAX_OFFENDERS])
+            + (f" and {more} more" if more > 0 else "")
+        )
+
+
+def _resolve_spec(
+    spec: SpecLike | None,
+    module: nn.Module | None,
+    state: Mapping[str, Tensor],
+    example_inputs: Any,
+) -> tuple[PermutationSpec, str]:
+    """Return the spec to use and, in words, what was proven of it."""
+    if spec is None and module is None:
+        raise ValueError(
+            "expected spec= where neither A nor B is a module: the symmetry of an architecture "
+            "cannot be read from a state dict alone"
+        )
+    if module is not None:
+        if example_inputs is None:
+            example_inputs = example_inputs_for(module)
+        example_inputs = move(example_inputs, device_of(module))
+    if spec is None:
+        return (
+            PermutationSpec.from_model(module, example_inputs),
+            "derived from the model and proven on it by random permutations",
+        )
+    if isinstance(spec, str):
+        spec = PermutationSpec.parse(spec, like=state)
+    elif not isinstance(spec, PermutationSpec):
+        spec = PermutationSpec.from_axes(spec, like=state)
+    spec.check(state)
+    if module is None:
+        return spec, "given; not proven, for no module was given"
+    proof = prove_spec(spec, module, example_inputs)
+    if not proof.passed:
+        raise SpecMismatchError(
+            f"the spec fails its proof on {type(module).__name__}: {proof}; mend it or derive one "
+            "with PermutationSpec.from_model"
+        )
+    return spec, f"given, and proven on the model by random permutations ({proof})"
+
+
+def _tensors_in_objective(
+    spec: PermutationSpec,
+    module: nn.Module | None,
+    state: Mapping[str, Tensor],
+    biases: bool,
+    running_statistics: bool,
+) -> list[str]:
+    """Names of the float tensors that count: parameters, and by option biases and statistics.
+
+    A tensor under two names counts once.
+    """
+    statistics = {"running_mean", "running_var"}
+    buffers = set() if module is None else {name for name, _ in module.named_buffers()}
+    duplicates: set[str] = set()
+    if module is not None:
+        unique = {name for name, _ in module.named_parameters()}
+        every = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        duplicates = every - unique
+    result = []
+    for name in spec.tensors:
+        last = name.rpartition(".")[2]
+        is_statistic = last in statistics or name in buffers
+        if not state[name].is_floating_point() or name in duplicates:
+            continue
+        if (is_statistic and not running_statistics) or ("bias" in last and not biases):
+            continue
+        result.append(name)
+    return result

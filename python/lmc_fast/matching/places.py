@@ -1,0 +1,149 @@
+"""Where groups move tensors, and those tensors arranged around the units of one group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmc_fast.errors import SpecMismatchError
+from lmc_fast.permutation import axis_index
+from lmc_fast.spec import PermutationSpec
+
+
+@dataclass(frozen=True)
+class Place:
+    """One factor of one axis of one tensor that a group moves."""
+
+    tensor: str
+    group: str
+    axis: int
+    segment: int
+    factor: int
+
+
+@dataclass(frozen=True)
+class Unfolded:
+    """A tensor of A and of B arranged around the units of one place.
+
+    Attributes
+    ----------
+    place : Place
+        Which factor the units are.
+    a, b : Tensor
+        Shape (units, rows, block) or, with `units_last`, (rows, block, units): the rows are what
+        other groups move, the block is fixed.
+    units_last : bool
+        Which of the two; the first needs no copy where the units are the tensor's first axis.
+    movers : tuple of str
+        Groups that move the rows.
+    """
+
+    place: Place
+    a: Tensor
+    b: Tensor
+    units_last: bool
+    movers: tuple[str, ...]
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return self.a.shape[-1 if self.units_last else 0]
+
+    def select(self, tensor: Tensor, rows: Tensor) -> Tensor:
+        """Gather rows of `a` or `b`."""
+        return tensor.index_select(0 if self.units_last else 1, rows)
+
+    def products(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two matrices whose product is the (units, units) similarity of `a` and `b`."""
+        if self.units_last:
+            return a.flatten(0, 1).T, b.flatten(0, 1)
+        return a.flatten(1), b.flatten(1).T
+
+
+def places_of(spec: PermutationSpec, tensors: Sequence[str]) -> tuple[Place, ...]:
+    """List every place of every group in the given tensors."""
+    return tuple(
+        Place(name, factor, axis, s, f)
+        for name in tensors
+        for axis, term in enumerate(spec.tensors[name])
+        for s, segment in enumerate(term.segments)
+        for f, factor in enumerate(segment)
+        if isinstance(factor, str)
+    )
+
+
+def unfold(spec: PermutationSpec, place: Place, a: Tensor, b: Tensor) -> Unfolded:
+    """Arrange a tensor of both models around a place's units and what other groups move."""
+    terms = spec.tensors[place.tensor]
+    segment = terms[place.axis].segments[place.segment]
+    rest = _rest(spec, place)
+    moving = [dim for dim, groups in rest if groups]
+    fixed = [dim for dim, groups in rest if not groups]
+    unit = place.axis + place.factor
+    units_last = unit > 0
+    order = [*moving, *fixed, unit] if units_last else [unit, *moving, *fixed]
+    start = sum(_length(spec, s) for s in terms[place.axis].segments[: place.segment])
+
+    def arranged(tensor: Tensor) -> Tensor:
+        part = tensor.narrow(place.axis, start, _length(spec, segment))
+        part = part.unflatten(place.axis, spec.factor_sizes(segment))
+        rows = torch.Size(part.shape[dim] for dim in moving).numel()
+        n = part.shape[unit]
+        return part.permute(order).reshape((rows, -1, n) if units_last else (n, rows, -1))
+
+    movers = dict.fromkeys(group for _, groups in rest for group in groups)
+    return Unfolded(place, arranged(a), arranged(b), units_last, tuple(movers))
+
+
+def row_index(
+    spec: PermutationSpec, place: Place, permutation: Mapping[str, Tensor]
+) -> Tensor | None:
+    """Return the rows of `Unfolded.b` under a permutation of the other groups; None if none move.
+
+    Returns
+    -------
+    Tensor, shape (rows,)
+        int64 positions to gather.
+    """
+    terms = spec.tensors[place.tensor]
+    segment = terms[place.axis].segments[place.segment]
+    index: Tensor | None = None
+    for dim, groups in _rest(spec, place):
+        if not groups:
+            continue
+        inside = place.axis <= dim < place.axis + len(segment)
+        if inside:
+            along = permutation[str(segment[dim - place.axis])]
+        else:
+            axis = dim if dim < place.axis else dim - len(segment) + 1
+            along = axis_index(spec, terms, axis, permutation)
+        if along.ndim != 1:
+            raise SpecMismatchError(
+                f"{place.tensor}: expected {groups[0]!r} to move the rows of {place.group!r} alike"
+            )
+        index = along if index is None else (index[:, None] * len(along) + along).reshape(-1)
+    return index
+
+
+def _rest(spec: PermutationSpec, place: Place) -> list[tuple[int, tuple[str, ...]]]:
+    """Dimensions other than the place's factor once its axis is unflattened, and their groups."""
+    terms = spec.tensors[place.tensor]
+    result: list[tuple[int, tuple[str, ...]]] = []
+    dim = 0
+    for axis, term in enumerate(terms):
+        if axis != place.axis:
+            result.append((dim, term.groups))
+            dim += 1
+            continue
+        for f, factor in enumerate(term.segments[place.segment]):
+            if f != place.factor:
+                result.append((dim, (factor,) if isinstance(factor, str) else ()))
+            dim += 1
+    return result
+
+
+def _length(spec: PermutationSpec, segment: Sequence[int | str | None]) -> int:
+    return torch.Size(spec.factor_sizes(segment)).numel()
