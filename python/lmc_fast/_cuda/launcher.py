@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +14,7 @@ import torch
 
 import lmc_fast._core as _core
 from lmc_fast._cuda import nvrtc
+from lmc_fast.errors import LmcWarning
 
 MIN_CAPABILITY = (8, 0)
 """The kernels use asynchronous copies and 16x8x16 products; older devices take torch's path."""
@@ -83,6 +85,18 @@ class CudaLauncher:
             self._kernels[key] = self.module.kernel(kernel, shared_bytes)
         stream = torch.cuda.current_stream(self.device).cuda_stream
         self.module.launch(self._kernels[key], *grid, threads, shared_bytes, stream, bytes(params))
+
+
+@cache
+def launcher_or_none(device: torch.device, source: str) -> Launcher | None:
+    """As `launcher_for`; None, with one warning, where torch's own operations have to do."""
+    if not supports(device):
+        return None
+    try:
+        return launcher_for(device, source)
+    except RuntimeError as error:
+        warnings.warn(f"{error}; torch's own operations are used instead", LmcWarning, stacklevel=4)
+        return None
 
 
 def launcher_for(device: torch.device, source: str) -> CudaLauncher:
