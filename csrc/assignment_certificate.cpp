@@ -39,7 +39,8 @@ public:
         group_maxima(row, matrix_.sign, rounded_.data(), matrix_.cols, depth_, maxima_.data());
     const T threshold = second_largest(maxima_.data(), groups) - slack_;
     const std::int64_t own = matching_.col_of[i];
-    const double profit = matrix_.exact(i, own) - matching_.price[own];
+    const double profit =
+        own < 0 ? matching_.row_floor : matrix_.exact(i, own) - matching_.price[own];
     double other = -infinity;
     candidates_.clear();
     for (std::int64_t group = 0; group < groups; ++group) {
@@ -62,10 +63,10 @@ public:
         }
       }
     }
-    const double best = std::max(profit, other);
+    const double best = std::max({profit, other, matching_.row_floor});
     result_.u[i] = best;
     result_.margins[i] = best - other;
-    if (profit == best) {
+    if (own >= 0 && profit == best) {
       result_.tight.add(i, own);
     }
     if (other == best) {
@@ -111,12 +112,14 @@ std::vector<double> column_margins(const RowMatrix<T> &matrix, const Matching &m
   std::vector<double> offer(matrix.cols, -infinity);
   for (std::int64_t i = 0; i < matrix.rows; ++i) {
     const std::int64_t own = matching.col_of[i];
-    const double kept = offer[own];
+    const double kept = own < 0 ? 0.0 : offer[own];
     for (std::int64_t j = 0; j < matrix.cols; ++j) {
       const double x = matrix.exact(i, j) - u[i];
       offer[j] = x > offer[j] ? x : offer[j];
     }
-    offer[own] = kept;
+    if (own >= 0) {
+      offer[own] = kept;
+    }
   }
   for (std::int64_t j = 0; j < matrix.cols; ++j) {
     offer[j] = matching.price[j] - offer[j];
@@ -157,10 +160,14 @@ Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, bool b
   }
   if (matrix.rows < matrix.cols) {
     result.floor = *std::min_element(matching.price.begin(), matching.price.begin() + matrix.cols);
+  } else if (matrix.rows > matrix.cols) {
+    result.floor = -matching.row_floor;
   }
+  result.largest = std::abs(result.floor);
   for (std::int64_t i = 0; i < matrix.rows; ++i) {
     const std::int64_t j = matching.col_of[i];
-    result.gap += result.u[i] - (matrix.exact(i, j) - matching.price[j]);
+    result.gap += j < 0 ? result.u[i] - matching.row_floor
+                        : result.u[i] - (matrix.exact(i, j) - matching.price[j]);
     result.largest = std::max(result.largest, std::abs(result.u[i]));
   }
   for (std::int64_t j = 0; j < matrix.cols; ++j) {

@@ -15,7 +15,7 @@ struct Certificate {
   std::vector<double> u;       // max_j (a_ij - price_j)
   std::vector<double> margins; // by how much a row (flipped: a column) prefers its partner
   double gap = 0;              // dual minus primal
-  double floor = 0;            // the least price, that of every column without partner
+  double floor = 0;            // subtracted from prices it makes those without partner zero
   double largest = 0;          // size of the largest dual
   std::int64_t moved = 0;      // entries off the grid
   double moved_by = 0;         // and how far

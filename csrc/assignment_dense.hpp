@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <vector>
 
 namespace lmc {
@@ -38,11 +39,13 @@ struct DenseProblem {
   std::int64_t rows, cols, stride;
 };
 
-// A matching and the column prices that support it: u_i = max_j (a_ij - price_j).
+// A matching and the column prices that support it: u_i = max_j (a_ij - price_j), at least
+// row_floor, which is what a row without partner gets where there are more rows than columns.
 struct Matching {
-  std::vector<std::int64_t> col_of; // (rows,)
+  std::vector<std::int64_t> col_of; // (rows,), -1 for free
   std::vector<std::int64_t> row_of; // (cols,), -1 for free
   std::vector<double> price;        // (stride,)
+  double row_floor = -std::numeric_limits<double>::infinity();
 };
 
 struct DenseWork {

@@ -23,35 +23,40 @@ struct Choice {
 
 template <class T> class ListSolver {
 public:
-  ListSolver(const RowMatrix<T> &matrix, Matching &matching, int threads, Interrupt &interrupt,
-             ListWork &work)
-      : matrix_(matrix), matching_(matching), threads_(threads), interrupt_(interrupt), work_(work),
-        n_(matrix.rows), capacity_(list_capacity(matrix.cols)), depth_(group_depth(matrix.cols)),
+  ListSolver(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching, int threads,
+             Interrupt &interrupt, ListWork &work)
+      : matrix_(matrix), classes_(classes), matching_(matching), threads_(threads),
+        interrupt_(interrupt), work_(work), n_(std::max(matrix.rows, matrix.cols)),
+        capacity_(list_capacity(matrix.cols)), depth_(group_depth(matrix.cols)),
         unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))),
-        step_(std::ldexp(1.0, -matrix.grid.bits)), rounded_(matrix.cols),
-        maxima_(matrix.cols / depth_ + 2 * group_lanes), entries_(n_ * capacity_), sizes_(n_),
-        bound_(n_) {
-    for (std::int64_t j = 0; j < matrix.cols; ++j) {
+        step_(std::ldexp(1.0, -matrix.grid.bits)), rounded_(n_),
+        maxima_(matrix.cols / depth_ + 2 * group_lanes), entries_(matrix.rows * capacity_),
+        sizes_(matrix.rows), bound_(n_, -infinity) {
+    for (std::int64_t j = 0; j < n_; ++j) {
+      if (is_class(classes.col_value[j])) {
+        class_cols_.push_back(j);
+      }
       set_price(j, matching.price[j]);
     }
+    for (std::int64_t i = 0; i < n_; ++i) {
+      (is_class(classes.row_value[i]) ? class_rows_ : rows_).push_back(i);
+    }
+    order_class_cols();
   }
 
   DenseResult run() {
-    for (std::int64_t i = 0; i < n_; ++i) {
+    for (const std::int64_t i : rows_) {
       collect(i);
       if (interrupt_(matrix_.cols)) {
         return DenseResult::interrupted;
       }
     }
-    for (std::int64_t i = n_ - 1; i >= 0; --i) {
-      if (matching_.col_of[i] < 0) {
-        free_.push_back(i);
-      }
-    }
+    free_.assign(rows_.rbegin(), rows_.rend());
+    free_class_rows_ = class_rows_;
     if (!bid(0.0, 2 * n_)) {
       return DenseResult::interrupted;
     }
-    if (static_cast<std::int64_t>(free_.size()) > n_ / 16) {
+    if (static_cast<std::int64_t>(free_.size() + free_class_rows_.size()) > n_ / 16) {
       const double spread = mean_spread();
       for (double share : {0.3, 0.05, 0.008, 0.0012, 0.0002}) {
         const double epsilon = std::ceil(spread * share / step_) * step_;
@@ -65,10 +70,54 @@ public:
         return DenseResult::interrupted;
       }
     }
+    settle_class_rows();
     return augment_all();
   }
 
 private:
+  static bool is_class(double value) { return value == value; }
+
+  // What row i gets for column j, both on the grid.
+  double value(std::int64_t i, std::int64_t j) const {
+    if (is_class(classes_.row_value[i])) {
+      return classes_.row_value[i];
+    }
+    return is_class(classes_.col_value[j]) ? classes_.col_value[j] : matrix_.exact(i, j);
+  }
+
+  double profit(std::int64_t i, std::int64_t j) const { return value(i, j) - matching_.price[j]; }
+
+  // Constant columns are a heap with the one that yields most on top; only bids for the top one and
+  // bids of the constant rows change it.
+  double class_profit(std::int64_t j) const { return classes_.col_value[j] - matching_.price[j]; }
+  bool class_order(std::int64_t j, std::int64_t k) const {
+    const double x = class_profit(j);
+    const double y = class_profit(k);
+    return x < y || (x == y && j > k);
+  }
+  void order_class_cols() {
+    std::make_heap(class_cols_.begin(), class_cols_.end(),
+                   [this](std::int64_t j, std::int64_t k) { return class_order(j, k); });
+  }
+  void top_class_col_rose() {
+    const auto order = [this](std::int64_t j, std::int64_t k) { return class_order(j, k); };
+    std::size_t at = 0;
+    while (true) {
+      std::size_t next = at;
+      for (std::size_t child = 2 * at + 1; child <= 2 * at + 2 && child < class_cols_.size();
+           ++child) {
+        if (order(class_cols_[next], class_cols_[child])) {
+          next = child;
+        }
+      }
+      if (next == at) {
+        return;
+      }
+      std::swap(class_cols_[at], class_cols_[next]);
+      at = next;
+    }
+  }
+
   static std::int64_t list_capacity(std::int64_t cols) {
     return std::clamp<std::int64_t>(cols / 64, 16, 48);
   }
@@ -76,7 +125,9 @@ private:
   void set_price(std::int64_t j, double price) {
     matching_.price[j] = price;
     largest_price_ = std::max(largest_price_, std::abs(price));
-    rounded_[j] = static_cast<T>(price) * unit_;
+    // An infinite price keeps constant columns out of the lists.
+    rounded_[j] = is_class(classes_.col_value[j]) ? std::numeric_limits<T>::infinity()
+                                                  : static_cast<T>(price) * unit_;
   }
 
   // How far a difference formed in T can be from the exact one on the grid.
@@ -134,16 +185,26 @@ private:
     for (; entry != end; ++entry) {
       const double x = entry->value - matching_.price[entry->col];
       if (x > choice.second) {
-        if (x > choice.best) {
-          choice.second = choice.best;
-          choice.best = x;
-          choice.col = entry->col;
-        } else {
-          choice.second = x;
-        }
+        consider(choice, x, entry->col);
+      }
+    }
+    for (std::size_t k = 0; k < std::min<std::size_t>(class_cols_.size(), 3); ++k) {
+      const double x = class_profit(class_cols_[k]);
+      if (x > choice.second) {
+        consider(choice, x, class_cols_[k]);
       }
     }
     return choice;
+  }
+
+  static void consider(Choice &choice, double x, std::int64_t col) {
+    if (x > choice.best) {
+      choice.second = choice.best;
+      choice.best = x;
+      choice.col = col;
+    } else {
+      choice.second = x;
+    }
   }
 
   // The two best columns of the whole row.
@@ -169,7 +230,19 @@ private:
   // Free rows bid for their best column until all have one or the budget is spent.
   bool bid(double epsilon, std::int64_t budget) {
     std::vector<std::int64_t> stuck;
-    while (!free_.empty() && budget-- > 0) {
+    while (budget > 0) {
+      if (free_.empty()) {
+        if (free_class_rows_.empty()) {
+          break;
+        }
+        bid_as_class(epsilon);
+        budget -= n_ / 16 + 1;
+        if (interrupt_(n_)) {
+          return false;
+        }
+        continue;
+      }
+      --budget;
       const std::int64_t i = free_.back();
       free_.pop_back();
       if (interrupt_(capacity_)) {
@@ -185,40 +258,119 @@ private:
         continue;
       }
       set_price(choice.col, matching_.price[choice.col] + raise);
-      matching_.row_of[choice.col] = i;
-      matching_.col_of[i] = choice.col;
-      if (holder >= 0) {
-        matching_.col_of[holder] = -1;
-        free_.push_back(holder);
+      if (is_class(classes_.col_value[choice.col])) {
+        top_class_col_rose();
       }
+      take(i, choice.col);
     }
     free_.insert(free_.end(), stuck.begin(), stuck.end());
     return true;
   }
 
+  void take(std::int64_t i, std::int64_t j) {
+    const std::int64_t holder = matching_.row_of[j];
+    matching_.row_of[j] = i;
+    matching_.col_of[i] = j;
+    if (holder >= 0) {
+      matching_.col_of[holder] = -1;
+      (is_class(classes_.row_value[holder]) ? free_class_rows_ : free_).push_back(holder);
+    }
+  }
+
+  // The constant rows together take the cheapest columns, all at the price of the cheapest they
+  // leave to others: one bid instead of as many price wars.
+  void bid_as_class(double epsilon) {
+    for (const std::int64_t i : class_rows_) {
+      if (matching_.col_of[i] >= 0) {
+        matching_.row_of[matching_.col_of[i]] = -1;
+        matching_.col_of[i] = -1;
+      }
+    }
+    free_class_rows_.clear();
+    by_price_.resize(n_);
+    for (std::int64_t j = 0; j < n_; ++j) {
+      by_price_[j] = j;
+    }
+    // At equal prices columns without holder go first.
+    const auto cheaper = [this](std::int64_t j, std::int64_t k) {
+      const double x = matching_.price[j];
+      const double y = matching_.price[k];
+      const bool held_j = matching_.row_of[j] >= 0;
+      const bool held_k = matching_.row_of[k] >= 0;
+      return x < y || (x == y && (held_j < held_k || (held_j == held_k && j < k)));
+    };
+    const auto count = static_cast<std::int64_t>(class_rows_.size());
+    const std::int64_t next = std::min(count, n_ - 1);
+    std::nth_element(by_price_.begin(), by_price_.begin() + next, by_price_.end(), cheaper);
+    const double floor = matching_.price[by_price_[next]] + epsilon;
+    std::sort(by_price_.begin(), by_price_.begin() + count);
+    for (std::int64_t k = 0; k < count; ++k) {
+      const std::int64_t j = by_price_[k];
+      set_price(j, std::max(matching_.price[j], floor));
+      take(class_rows_[k], j);
+    }
+    order_class_cols();
+  }
+
   // Sets free every row whose column is worse than its best by more than epsilon.
   void release(double epsilon) {
     free_.clear();
-    for (std::int64_t i = n_ - 1; i >= 0; --i) {
-      const std::int64_t j = matching_.col_of[i];
-      if (j >= 0) {
-        const Choice choice = choose_best(i);
-        if (matrix_.exact(i, j) - matching_.price[j] >= choice.best - epsilon) {
-          continue;
-        }
-        matching_.row_of[j] = -1;
-        matching_.col_of[i] = -1;
+    free_class_rows_.clear();
+    for (auto at = rows_.rbegin(); at != rows_.rend(); ++at) {
+      const std::int64_t j = matching_.col_of[*at];
+      if (j < 0 || profit(*at, j) < choose_best(*at).best - epsilon) {
+        leave(*at);
+        free_.push_back(*at);
       }
-      free_.push_back(i);
     }
+    const double floor = least_price();
+    for (const std::int64_t i : class_rows_) {
+      const std::int64_t j = matching_.col_of[i];
+      if (j < 0 || matching_.price[j] > floor + epsilon) {
+        leave(i);
+        free_class_rows_.push_back(i);
+      }
+    }
+  }
+
+  void leave(std::int64_t i) {
+    if (matching_.col_of[i] >= 0) {
+      matching_.row_of[matching_.col_of[i]] = -1;
+      matching_.col_of[i] = -1;
+    }
+  }
+
+  double least_price() const {
+    return *std::min_element(matching_.price.begin(), matching_.price.begin() + n_);
+  }
+
+  // Raises every price to the highest that constant rows hold, so that these rows are content;
+  // rows whose column became dearer are set free.
+  void settle_class_rows() {
+    if (class_rows_.empty()) {
+      return;
+    }
+    double floor = -infinity;
+    for (const std::int64_t i : class_rows_) {
+      if (matching_.col_of[i] >= 0) {
+        floor = std::max(floor, matching_.price[matching_.col_of[i]]);
+      }
+    }
+    for (std::int64_t j = 0; j < n_; ++j) {
+      if (matching_.price[j] < floor) {
+        set_price(j, floor);
+      }
+    }
+    order_class_cols();
+    release(0.0);
   }
 
   double mean_spread() {
     double total = 0;
-    const std::int64_t stride = std::max<std::int64_t>(1, n_ / 256);
+    const std::size_t stride = std::max<std::size_t>(1, rows_.size() / 256);
     std::int64_t count = 0;
-    for (std::int64_t i = 0; i < n_; i += stride) {
-      const double spread = choose_best(i).best - bound_[i];
+    for (std::size_t k = 0; k < rows_.size(); k += stride) {
+      const double spread = choose_best(rows_[k]).best - bound_[rows_[k]];
       if (spread < infinity) {
         total += spread;
         ++count;
@@ -240,7 +392,8 @@ private:
   };
 
   DenseResult augment_all() {
-    labels_.assign(matrix_.cols, {infinity, -1, false});
+    labels_.assign(n_, {infinity, -1, false});
+    free_.insert(free_.end(), free_class_rows_.begin(), free_class_rows_.end());
     std::sort(free_.begin(), free_.end());
     for (const std::int64_t i : free_) {
       const DenseResult result = augment(i);
@@ -257,8 +410,10 @@ private:
     touched_.clear();
     expanded_.clear();
     nearest_free_ = infinity;
-    std::int64_t sink = -1;
-    scan(start, 0.0, choose_best(start).best);
+    class_row_base_ = class_col_base_ = infinity;
+    const bool constant = is_class(classes_.row_value[start]);
+    scan(start, 0.0,
+         constant ? classes_.row_value[start] - least_price() : choose_best(start).best);
     while (!heap_.empty() && !interrupt_(capacity_)) {
       const Event event = heap_.front();
       if (event.key >= nearest_free_) {
@@ -271,21 +426,25 @@ private:
       } else if (!labels_[event.node].done && event.key == labels_[event.node].dist) {
         labels_[event.node].done = true;
         const std::int64_t i = matching_.row_of[event.node];
-        scan(i, event.key, matrix_.exact(i, event.node) - matching_.price[event.node]);
+        scan(i, event.key, profit(i, event.node));
       }
     }
-    sink = nearest_sink_;
     const bool reached = nearest_free_ < infinity && !interrupt_.stopped();
+    bool class_rose = false;
     if (reached) {
       for (const std::int64_t j : touched_) {
         if (labels_[j].done) {
           set_price(j, matching_.price[j] + (nearest_free_ - labels_[j].dist));
+          class_rose = class_rose || is_class(classes_.col_value[j]);
         }
       }
-      flip(start, sink);
+      flip(start, nearest_sink_);
     }
     for (const std::int64_t j : touched_) {
       labels_[j] = {infinity, -1, false};
+    }
+    if (class_rose) {
+      order_class_cols();
     }
     if (interrupt_.stopped()) {
       return DenseResult::interrupted;
@@ -335,9 +494,29 @@ private:
     int reads;
   };
 
-  // Row i was reached at `dist`; `profit` is what its own column yields.
-  void scan(std::int64_t i, double dist, double profit) {
-    const double base = dist + profit;
+  // Row i was reached at `dist`; `own` is what its own column yields.
+  void scan(std::int64_t i, double dist, double own) {
+    const double base = dist + own;
+    if (is_class(classes_.row_value[i])) {
+      // All constant rows see the same columns: only the one reached at least cost counts.
+      const double offset = base - classes_.row_value[i];
+      if (offset < class_row_base_) {
+        class_row_base_ = offset;
+        interrupt_(n_);
+        for (std::int64_t j = 0; j < n_; ++j) {
+          if (offset + matching_.price[j] < nearest_free_) {
+            reach(j, offset + matching_.price[j], i);
+          }
+        }
+      }
+      return;
+    }
+    if (base < class_col_base_) {
+      class_col_base_ = base;
+      for (const std::int64_t j : class_cols_) {
+        reach(j, base - class_profit(j), i);
+      }
+    }
     relax(i, base);
     if (base - bound_[i] < nearest_free_) {
       expanded_.push_back({i, base, 0});
@@ -377,6 +556,7 @@ private:
   }
 
   const RowMatrix<T> &matrix_;
+  const Classes &classes_;
   Matching &matching_;
   int threads_;
   Interrupt &interrupt_;
@@ -389,25 +569,27 @@ private:
   std::vector<Candidate> entries_, found_;
   std::vector<std::int32_t> sizes_;
   std::vector<double> bound_;
-  std::vector<std::int64_t> free_, touched_;
+  std::vector<std::int64_t> rows_, class_rows_, class_cols_; // ordinary rows; the classes
+  std::vector<std::int64_t> free_, free_class_rows_, touched_, by_price_;
   std::vector<Label> labels_;
   std::vector<Event> heap_;
   std::vector<Scan> expanded_;
   double nearest_free_ = infinity;
   std::int64_t nearest_sink_ = -1;
+  double class_row_base_ = infinity, class_col_base_ = infinity;
 };
 
 } // namespace
 
 template <class T>
-DenseResult solve_lists(const RowMatrix<T> &matrix, Matching &matching, int threads,
-                        Interrupt &interrupt, ListWork &work) {
-  return ListSolver<T>(matrix, matching, threads, interrupt, work).run();
+DenseResult solve_lists(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching,
+                        int threads, Interrupt &interrupt, ListWork &work) {
+  return ListSolver<T>(matrix, classes, matching, threads, interrupt, work).run();
 }
 
-template DenseResult solve_lists(const RowMatrix<float> &, Matching &, int, Interrupt &,
-                                 ListWork &);
-template DenseResult solve_lists(const RowMatrix<double> &, Matching &, int, Interrupt &,
-                                 ListWork &);
+template DenseResult solve_lists(const RowMatrix<float> &, const Classes &, Matching &, int,
+                                 Interrupt &, ListWork &);
+template DenseResult solve_lists(const RowMatrix<double> &, const Classes &, Matching &, int,
+                                 Interrupt &, ListWork &);
 
 } // namespace lmc

@@ -31,6 +31,7 @@ template <class T>
   constexpr T low = -std::numeric_limits<T>::infinity();
   V largest = V{};
   V best = V{} + low;
+  V least = V{} - low;
   V poison = V{};
   std::int64_t j = 0;
   for (; j + width<T> <= count; j += width<T>) {
@@ -40,12 +41,14 @@ template <class T>
     store(best_of + j) = x > old ? x : old;
     largest = size > largest ? size : largest;
     best = x > best ? x : best;
+    least = x < least ? x : least;
     poison += x * T{0};
   }
-  RowSummary<T> result{0, low, 0};
+  RowSummary<T> result{0, low, -low, 0};
   for (std::int64_t k = 0; k < width<T>; ++k) {
     result.largest = std::max(result.largest, largest[k]);
     result.best = std::max(result.best, best[k]);
+    result.least = std::min(result.least, least[k]);
     result.poison += poison[k];
   }
   for (; j < count; ++j) {
@@ -53,9 +56,42 @@ template <class T>
     best_of[j] = x > best_of[j] ? x : best_of[j];
     result.largest = std::max(result.largest, std::abs(x));
     result.best = std::max(result.best, x);
+    result.least = std::min(result.least, x);
     result.poison += x * T{0};
   }
   return result;
+}
+
+template <class T>
+[[gnu::always_inline]] inline void lower_columns_impl(const T *row, T sign, T *worst_of,
+                                                      std::int64_t count) {
+  using V = Vector<T>;
+  std::int64_t j = 0;
+  for (; j + width<T> <= count; j += width<T>) {
+    const V x = load(row + j) * sign;
+    const V old = load(worst_of + j);
+    store(worst_of + j) = x < old ? x : old;
+  }
+  for (; j < count; ++j) {
+    const T x = row[j] * sign;
+    worst_of[j] = x < worst_of[j] ? x : worst_of[j];
+  }
+}
+
+template <class T>
+[[gnu::always_inline]] inline void raise_columns_impl(const T *row, T sign, T offset, T *best_of,
+                                                      std::int64_t count) {
+  using V = Vector<T>;
+  std::int64_t j = 0;
+  for (; j + width<T> <= count; j += width<T>) {
+    const V x = load(row + j) * sign - offset;
+    const V old = load(best_of + j);
+    store(best_of + j) = x > old ? x : old;
+  }
+  for (; j < count; ++j) {
+    const T x = row[j] * sign - offset;
+    best_of[j] = x > best_of[j] ? x : best_of[j];
+  }
 }
 
 template <class T>
@@ -196,6 +232,21 @@ LMC_CLONES RowSummary<float> reduce_row(const float *row, float sign, float *bes
 LMC_CLONES RowSummary<double> reduce_row(const double *row, double sign, double *best_of,
                                          std::int64_t count) {
   return reduce_row_impl(row, sign, best_of, count);
+}
+LMC_CLONES void lower_columns(const float *row, float sign, float *worst_of, std::int64_t count) {
+  lower_columns_impl(row, sign, worst_of, count);
+}
+LMC_CLONES void lower_columns(const double *row, double sign, double *worst_of,
+                              std::int64_t count) {
+  lower_columns_impl(row, sign, worst_of, count);
+}
+LMC_CLONES void raise_columns(const float *row, float sign, float offset, float *best_of,
+                              std::int64_t count) {
+  raise_columns_impl(row, sign, offset, best_of, count);
+}
+LMC_CLONES void raise_columns(const double *row, double sign, double offset, double *best_of,
+                              std::int64_t count) {
+  raise_columns_impl(row, sign, offset, best_of, count);
 }
 LMC_CLONES std::int64_t group_maxima(const float *row, float sign, const float *price,
                                      std::int64_t count, std::int64_t depth, float *maxima) {

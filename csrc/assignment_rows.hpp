@@ -6,13 +6,22 @@ namespace lmc {
 
 // What one pass over a row finds out; `poison` is zero unless an entry is not finite.
 template <class T> struct RowSummary {
-  T largest, best, poison;
+  T largest, best, least, poison;
 };
 
 // All kernels see sign * a, to be maximised. `price` is rounded to T.
 // best_of[j] = max(best_of[j], sign * row[j]).
 RowSummary<float> reduce_row(const float *row, float sign, float *best_of, std::int64_t count);
 RowSummary<double> reduce_row(const double *row, double sign, double *best_of, std::int64_t count);
+
+// best_of[j] = max(best_of[j], sign * row[j] - offset).
+void raise_columns(const float *row, float sign, float offset, float *best_of, std::int64_t count);
+void raise_columns(const double *row, double sign, double offset, double *best_of,
+                   std::int64_t count);
+
+// worst_of[j] = min(worst_of[j], sign * row[j]).
+void lower_columns(const float *row, float sign, float *worst_of, std::int64_t count);
+void lower_columns(const double *row, double sign, double *worst_of, std::int64_t count);
 
 // Entries side by side that fall into different groups.
 constexpr std::int64_t group_lanes = 32;
