@@ -26,8 +26,6 @@ TRAIN_EXAMPLES = 10_000
 CALIBRATION_EXAMPLES = 1_000
 """Training examples that BatchNorm statistics are reset on."""
 
-ALPHAS = 25
-
 
 @dataclass(frozen=True)
 class Row:
@@ -59,12 +57,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two trained networks of one architecture, the normalisation to use, and training time."""
+    """Two trained networks of one architecture, how to evaluate them, and training time."""
 
     name: str
     a: nn.Module
     b: nn.Module
     norm: str
+    alphas: int
     seconds: float
 
 
@@ -73,12 +72,13 @@ def train_pairs(data: Dataset, *, width: int, seed: int, progress: bool) -> list
     channels = data.train_x.shape[1]
     inputs = data.train_x[0].numel()
     large = len(data.train_x) > 5_000
-    channel_width = max(4, width // 32)
-    jobs: list[tuple[str, nn.Module, str, Recipe]] = [
+    channel_width = max(4, width // 16)
+    jobs: list[tuple[str, nn.Module, str, int, Recipe]] = [
         (
             f"MLP {inputs}-{width}-{width}-{data.classes}",
             MLP((inputs, width, width, data.classes)),
             "keep",
+            25,
             Recipe("adam", lr=1e-3, epochs=10 if large else 30, batch_size=500 if large else 100),
         ),
         (
@@ -90,16 +90,17 @@ def train_pairs(data: Dataset, *, width: int, seed: int, progress: bool) -> list
                 classes=data.classes,
             ),
             "reset",
+            11,
             Recipe("adam", lr=3e-3, epochs=2 if large else 10, batch_size=100, schedule="cosine"),
         ),
     ]
     pairs = []
-    for name, net, norm, recipe in jobs:
+    for name, net, norm, alphas, recipe in jobs:
         start = time.perf_counter()
         a, b = (
             train(net, data, recipe, seed=s, progress=progress) for s in (2 * seed, 2 * seed + 1)
         )
-        pairs.append(Pair(name, a, b, norm, time.perf_counter() - start))
+        pairs.append(Pair(name, a, b, norm, alphas, time.perf_counter() - start))
     return pairs
 
 
@@ -130,7 +131,7 @@ def align_and_measure(pair: Pair, data: Dataset, *, progress: bool) -> list[Row]
                 pair.b,
                 examples,
                 permutation=matching,
-                alphas=ALPHAS,
+                alphas=pair.alphas,
                 norm=pair.norm,  # type: ignore[arg-type]
                 calibration=data.train_x[:CALIBRATION_EXAMPLES],
                 progress=progress,
@@ -167,7 +168,10 @@ def table(pairs: list[Pair], rows: list[Row]) -> str:
     )
     lines = []
     for pair in pairs:
-        lines += [f"{pair.name}, norm={pair.norm}, trained in {pair.seconds:.1f} s", head]
+        lines += [
+            f"{pair.name}: {pair.alphas} alphas, norm={pair.norm}, trained in {pair.seconds:.1f} s",
+            head,
+        ]
         for row in (row for row in rows if row.network == pair.name):
             loss = [row.curves[split].loss_barrier() for split in ("train", "test")]
             error = [row.curves[split].error_barrier() for split in ("train", "test")]
@@ -252,7 +256,6 @@ def settings_of(data: Dataset, *, width: int, seed: int, seconds: float) -> dict
         "test_examples": len(data.test_x),
         "width": width,
         "seed": seed,
-        "alphas": ALPHAS,
         "barrier": "chord",
         "seconds": seconds,
         "threads": torch.get_num_threads(),
