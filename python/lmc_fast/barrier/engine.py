@@ -9,15 +9,17 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from lmc_fast.barrier.forward import evaluation_mode
 from lmc_fast.barrier.functional import FunctionalEvaluator
+from lmc_fast.barrier.fused_head import fused_head_evaluator
 from lmc_fast.barrier.layered import layered_evaluator
 from lmc_fast.barrier.losses import Loss, Scores
 from lmc_fast.barrier.normalise import Correction, calibrate
 from lmc_fast.barrier.points import Points, distinct
+from lmc_fast.barrier.replay import replay_evaluator
 from lmc_fast.barrier.temperature import best_temperatures
 from lmc_fast.data import Batch, Data, batches, count_batches, count_examples, device_of
 
@@ -145,56 +147,76 @@ def make_evaluator(
     batch: Batch,
 ) -> Evaluator:
     """Choose how the points are evaluated, given the first batch: the one place that decides."""
-    return layered_evaluator(
+    layered = layered_evaluator(model, points, corrections, loss, max_memory, batch)
+    if layered is not None:
+        return fused_head_evaluator(layered, points, corrections, loss, max_memory) or layered
+    return replay_evaluator(
         model, points, corrections, loss, max_memory, batch
     ) or FunctionalEvaluator(model, points, corrections, loss, max_memory)
 
 
 class _Total:
-    """Running sums over batches, in float64."""
+    """Running sums over batches, in float64, on the device of the scores until the end."""
 
     def __init__(self, points: int, per_example: bool) -> None:
         self.examples = 0
-        self._loss = np.zeros(points)
-        self._error: NDArray[np.float64] | None = np.zeros(points)
-        self._weight = np.zeros(points)
-        self._tempered: NDArray[np.float64] | None = None
+        self._points = points
+        self._loss: Tensor | None = None
+        self._error: Tensor | None = None
+        self._weight: Tensor | None = None
+        self._tempered: Tensor | None = None
+        self._invalid: Tensor | None = None
+        self._has_error = True
         self._parts: list[list[Scores]] | None = (
             [[] for _ in range(points)] if per_example else None
         )
 
     def add(self, part: slice, scores: Scores) -> None:
-        self._loss[part] += scores.loss.sum(1).cpu().numpy()
-        self._weight[part] += float(scores.weight.sum())
-        if scores.error is None:
-            self._error = None
-        elif self._error is not None:
-            self._error[part] += scores.error.sum(1).cpu().numpy()
+        self._loss = self._added(self._loss, part, scores.loss.sum(1))
+        weight = scores.weight.to(scores.loss.device, torch.float64).sum()
+        self._weight = self._added(self._weight, part, weight.expand(part.stop - part.start))
+        self._has_error = self._has_error and scores.error is not None
+        if scores.error is not None:
+            self._error = self._added(self._error, part, scores.error.sum(1))
         if scores.tempered is not None:
-            sums = scores.tempered.cpu().numpy()
-            if self._tempered is None:
-                self._tempered = np.zeros((len(self._loss), *sums.shape[1:]))
-            self._tempered[part] += sums
+            self._tempered = self._added(self._tempered, part, scores.tempered)
+        if scores.invalid is not None:
+            self._invalid = (
+                scores.invalid if self._invalid is None else self._invalid | scores.invalid
+            )
         if self._parts is not None:
             for k in range(part.start, part.stop):
                 self._parts[k].append(_row(scores, k - part.start))
 
+    def _added(self, total: Tensor | None, part: slice, sums: Tensor) -> Tensor:
+        if total is None:
+            total = sums.new_zeros(self._points, *sums.shape[1:], dtype=torch.float64)
+        total[part] += sums
+        return total
+
     def result(self, inverse: NDArray[np.int64]) -> Evaluation:
-        if not self._weight.all():
+        if self._invalid is not None and bool(self._invalid):
+            raise ValueError("a class target is neither a class of the model's output nor -100")
+        loss, weight = _array(self._loss), _array(self._weight)
+        if loss is None or weight is None or not weight.all():
             raise ValueError("data holds no term to average over: every target is ignored")
         temperature = calibrated = None
-        if self._tempered is not None:
-            temperature, calibrated = best_temperatures(
-                self._tempered / self._weight[:, None, None]
-            )
+        tempered = _array(self._tempered)
+        if tempered is not None:
+            temperature, calibrated = best_temperatures(tempered / weight[:, None, None])
+        error = _array(self._error) if self._has_error else None
         return Evaluation(
-            loss=(self._loss / self._weight)[inverse],
-            error=None if self._error is None else (self._error / self._weight)[inverse],
+            loss=(loss / weight)[inverse],
+            error=None if error is None else (error / weight)[inverse],
             examples=self.examples,
             temperature=None if temperature is None else temperature[inverse],
             calibrated_loss=None if calibrated is None else calibrated[inverse],
             example_losses=None if self._parts is None else _joined(self._parts).at(inverse),
         )
+
+
+def _array(total: Tensor | None) -> NDArray[np.float64] | None:
+    return None if total is None else total.cpu().numpy()
 
 
 def _row(scores: Scores, k: int) -> Scores:

@@ -62,6 +62,11 @@ class LayeredEvaluator:
         self._keep_weights = self._count * self._weight_bytes <= max_memory // 2
         self._room = max_memory // 2
 
+    @property
+    def chain(self) -> Chain:
+        """What the model was recognised as."""
+        return self._chain
+
     def scores(self, batch: Batch) -> Iterator[tuple[slice, Scores]]:
         """Yield slices of points and their scores, block by block of the batch's examples."""
         inputs = self._chain.head(batch.inputs)

@@ -35,12 +35,16 @@ class Scores:
         Shape (B,), float64: how many terms each example has.
     tempered
         Shape (K, grid, 3), float64: the sums of `lmc_fast.barrier.temperature.tempered_sums`.
+    invalid
+        One boolean on the device, read at the end: whether some target is no class. None where
+        the targets were checked already.
     """
 
     loss: Tensor
     error: Tensor | None
     weight: Tensor
     tempered: Tensor | None = None
+    invalid: Tensor | None = None
 
 
 @dataclass(frozen=True)

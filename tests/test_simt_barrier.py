@@ -1,0 +1,137 @@
+"""The evaluators of CUDA models, on the host: the shim launches, and a capture reruns."""
+
+import copy
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from lmc_fast import LmcWarning, barrier, plane
+from lmc_fast.barrier import engine, fused_head
+from lmc_fast.barrier.fused_head import FusedHeadEvaluator
+from lmc_fast.barrier.replay import ReplayEvaluator
+from simt_host import HostLauncher, compile_kernels
+from torch import nn
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    return compile_kernels("interpolation_grid", tmp_path_factory.mktemp("simt"))
+
+
+def net(seed, make):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make().eval()
+
+
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 5))
+
+
+def convnet():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 2, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 5)
+    )
+
+
+def data(count=70):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, 3, 2, 2, generator=generator)
+    return x, torch.randint(0, 5, (count,), generator=generator)
+
+
+@pytest.fixture
+def fused(library, monkeypatch):
+    """Send CPU models down the path of CUDA ones, and count the batches that took it."""
+    used = []
+    scores = FusedHeadEvaluator.scores
+    monkeypatch.setattr(fused_head, "launcher_of", lambda weight: HostLauncher(library))
+    monkeypatch.setattr(
+        FusedHeadEvaluator, "scores", lambda self, batch: used.append(1) or scores(self, batch)
+    )
+    return used
+
+
+def test_fused_head_gives_the_cpu_path_s_curve(fused, monkeypatch):
+    a, b = net(1, mlp), net(2, mlp)
+    found = barrier(a, b, data(), alphas=7)
+    assert fused
+    monkeypatch.setattr(fused_head, "launcher_of", lambda weight: None)
+    expected = barrier(a, b, data(), alphas=7)
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=2e-6)
+    np.testing.assert_array_equal(found.error, expected.error)
+
+
+def test_fused_head_serves_planes_in_slices(fused, monkeypatch):
+    nets = [net(seed, mlp) for seed in (1, 2, 3)]
+    found = plane(*nets, data(), max_memory=70 * 16 * 3)
+    assert fused
+    monkeypatch.setattr(fused_head, "launcher_of", lambda weight: None)
+    expected = plane(*nets, data())
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=5e-6)
+
+
+def test_a_network_with_itself_is_flat(fused):
+    a = net(1, mlp)
+    assert barrier(a, copy.deepcopy(a), data(), alphas=5).loss_barrier() == 0.0
+
+
+def test_a_target_that_is_no_class_is_an_error(fused):
+    x, y = data()
+    y[3] = 5
+    with pytest.raises(ValueError, match="class target"):
+        barrier(net(1, mlp), net(2, mlp), (x, y), alphas=3)
+
+
+def rerun(forward):
+    """A capture for the CPU: replaying runs the forward pass again into the same output."""
+    output = forward()
+    return lambda: output.copy_(forward()), output
+
+
+def refuse(forward):
+    raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+
+def with_capture(monkeypatch, capture):
+    def make(model, points, corrections, loss, max_memory, batch):
+        return ReplayEvaluator(model, points, corrections, loss, max_memory, capture)
+
+    monkeypatch.setattr(engine, "replay_evaluator", make)
+
+
+@pytest.mark.parametrize("norm", ["keep", "reset", "repair"])
+def test_replay_gives_the_functional_path_s_curve(monkeypatch, norm):
+    a, b = net(1, convnet), net(2, convnet)
+    b[1].running_mean += 1
+    run = partial(barrier, a, b, data(), alphas=5, norm=norm)
+    if norm == "repair":
+        for model in (a, b):
+            model[0] = nn.Conv2d(3, 4, 2)
+    expected = run()
+    with_capture(monkeypatch, rerun)
+    found = run(max_memory=70 * 5 * 28 * 2)
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
+    np.testing.assert_array_equal(found.error, expected.error)
+
+
+def test_shapes_beyond_the_captured_ones_are_evaluated_all_the_same(monkeypatch):
+    a, b = net(1, convnet), net(2, convnet)
+    x, y = data(60)
+    edges = [0, 5, 11, 18, 26, 40, 60]
+    batches = [(x[i:j], y[i:j]) for i, j in pairwise(edges)]
+    expected = barrier(a, b, (x, y), alphas=3, norm="keep")
+    with_capture(monkeypatch, rerun)
+    found = barrier(a, b, batches, alphas=3, norm="keep")
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
+
+
+def test_a_model_that_cannot_be_captured_says_so_and_works(monkeypatch):
+    a, b = net(1, convnet), net(2, convnet)
+    expected = barrier(a, b, data(), alphas=3, norm="keep")
+    with_capture(monkeypatch, refuse)
+    with pytest.warns(LmcWarning, match="cannot be captured"):
+        found = barrier(a, b, data(), alphas=3, norm="keep")
+    np.testing.assert_array_equal(found.loss, expected.loss)
