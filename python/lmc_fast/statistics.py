@@ -329,8 +329,8 @@ def cross_correlation(
     --------
     >>> import torch, lmc_fast
     >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 0.0]])
-    >>> lmc_fast.cross_correlation(x, x)[0].tolist() == [1.0, -0.8660253882408142]
-    True
+    >>> [round(c, 4) for c in lmc_fast.cross_correlation(x, x)[0].tolist()]
+    [1.0, -0.866]
     """
     moments = CrossMoments(mode=mode)
     moments.update(x, y)

@@ -37,9 +37,9 @@ def objective_bound(problem: WeightProblem) -> float:
             total += torch.dot(*(_norms(entry, m).sort().values for m in (entry.a, entry.b))).item()
         else:
             exact.setdefault(entry.place.group, []).append(entry)
-    for entries in exact.values():
-        similarity = torch.zeros(entries[0].units, entries[0].units, dtype=torch.float64)
-        for entry in entries:
+    for known in exact.values():
+        similarity = torch.zeros(known[0].units, known[0].units, dtype=torch.float64)
+        for entry in known:
             left, right = entry.products(entry.a, entry.b)
             similarity += (left.double() @ right.double()).cpu()
         assignment = solve_assignment(similarity, maximize=True)
@@ -50,5 +50,5 @@ def objective_bound(problem: WeightProblem) -> float:
 def _norms(entry: Unfolded, tensor: Tensor) -> Tensor:
     """Length of every unit's weights; the slack covers their rounding to the dtype."""
     rows = tensor.flatten(0, 1).T if entry.units_last else tensor.flatten(1)
-    squares = torch.linalg.vecdot(rows, rows).double()
-    return squares.sqrt() * (1 + rows.shape[1] * torch.finfo(tensor.dtype).eps)
+    norms: Tensor = torch.linalg.vecdot(rows, rows).double().sqrt()
+    return norms * (1 + rows.shape[1] * torch.finfo(tensor.dtype).eps)

@@ -113,7 +113,7 @@ def match(
     >>> net = lambda: torch.nn.Sequential(
     ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> result = lmc_fast.match(net(), net())
-    >>> sorted(result.permutation["0"].tolist()) == list(range(8))
+    >>> sorted(result.permutation["layer0"].tolist()) == list(range(8))
     True
     """
     method = method or ("weights" if data is None else "activations")
@@ -315,16 +315,16 @@ def _resolve_spec(
     example_inputs: Any,
 ) -> tuple[PermutationSpec, str]:
     """Return the spec to use and, in words, what was proven of it."""
-    if spec is None and module is None:
-        raise ValueError(
-            "expected spec= where neither A nor B is a module: the symmetry of an architecture "
-            "cannot be read from a state dict alone"
-        )
     if module is not None:
         if example_inputs is None:
             example_inputs = example_inputs_for(module)
         example_inputs = move(example_inputs, device_of(module))
     if spec is None:
+        if module is None:
+            raise ValueError(
+                "expected spec= where neither A nor B is a module: the symmetry of an architecture "
+                "cannot be read from a state dict alone"
+            )
         return (
             PermutationSpec.from_model(module, example_inputs),
             "derived from the model and proven on it by random permutations",

@@ -89,7 +89,7 @@ def unfold(spec: PermutationSpec, place: Place, a: Tensor, b: Tensor) -> Unfolde
 
     def arranged(tensor: Tensor) -> Tensor:
         part = tensor.narrow(place.axis, start, _length(spec, segment))
-        part = part.unflatten(place.axis, spec.factor_sizes(segment))
+        part = torch.unflatten(part, place.axis, spec.factor_sizes(segment))
         rows = torch.Size(part.shape[dim] for dim in moving).numel()
         n = part.shape[unit]
         return part.permute(order).reshape((rows, -1, n) if units_last else (n, rows, -1))

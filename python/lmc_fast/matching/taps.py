@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lmc_fast.matching.places import Place
@@ -116,19 +118,12 @@ def units_of(spec: PermutationSpec, tap: Tap, activation: Tensor) -> Tensor:
     segments = terms[tap.place.axis].segments
     sizes = [spec.factor_sizes(segment) for segment in segments]
     if len(segments) > 1:
-        lengths = [_product(s) for s in sizes]
+        lengths = [math.prod(s) for s in sizes]
         start = sum(lengths[: tap.place.segment])
         activation = activation.narrow(axis, start, lengths[tap.place.segment])
     factors = sizes[tap.place.segment]
-    activation = activation.unflatten(axis, factors) if len(factors) > 1 else activation
+    activation = torch.unflatten(activation, axis, factors) if len(factors) > 1 else activation
     if axis == 0:  # a single unbatched sample
         activation = activation.unsqueeze(0)
         axis = 1
     return activation.movedim(axis + tap.place.factor, 1)
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
