@@ -26,7 +26,7 @@ from lmc_fast.permutation import (
     random_permutation,
 )
 from lmc_fast.spec import MAX_OFFENDERS, PermutationSpec
-from lmc_fast.symmetry import example_inputs_for, prove_spec
+from lmc_fast.symmetry import example_inputs_for, prove_once
 
 Model: TypeAlias = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
 SpecLike: TypeAlias = PermutationSpec | str | Mapping[str, str | Sequence[str | None]]
@@ -336,7 +336,7 @@ def _resolve_spec(
     spec.check(state)
     if module is None:
         return spec, "given; not proven, for no module was given"
-    proof = prove_spec(spec, module, example_inputs)
+    proof = prove_once(spec, module, example_inputs)
     if not proof.passed:
         raise SpecMismatchError(
             f"the spec fails its proof on {type(module).__name__}: {proof}; mend it or derive one "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections import OrderedDict
 from typing import Any
 
 from torch import nn
@@ -13,16 +11,11 @@ from lmc_fast.errors import LmcWarning, SpecMismatchError
 from lmc_fast.notation import Term, fixed
 from lmc_fast.spec import PermutationSpec, Pin, shapes_of
 from lmc_fast.symmetry.architecture import architecture_key
-from lmc_fast.symmetry.proof import prove_spec
+from lmc_fast.symmetry.proof import Proof, prove_spec
 from lmc_fast.symmetry.propagate import propagate
+from lmc_fast.symmetry.remember import remember
 from lmc_fast.symmetry.spell import settle, spell
 from lmc_fast.symmetry.trace import trace
-
-MAX_CACHED = 128
-"""How many architectures are remembered; the one not used for longest is dropped first."""
-
-_CACHE: OrderedDict[Any, PermutationSpec] = OrderedDict()
-_LOCK = threading.Lock()
 
 
 def derive_spec(model: nn.Module, example_inputs: Any, *, strict: bool = True) -> PermutationSpec:
@@ -52,22 +45,21 @@ def derive_spec(model: nn.Module, example_inputs: Any, *, strict: bool = True) -
     The result is remembered per architecture: types and simple attributes of the modules, names,
     shapes and ties of the tensors, shapes and dtypes of the inputs.
     """
-    key = architecture_key(model, example_inputs)
-    with _LOCK:
-        if key in _CACHE:
-            _CACHE.move_to_end(key)
-            return _CACHE[key]
     try:
-        spec = proven(derive_unproven(model, example_inputs), model, example_inputs)
+        return remember(
+            architecture_key(model, example_inputs),
+            lambda: proven(derive_unproven(model, example_inputs), model, example_inputs),
+        )
     except SpecMismatchError as error:
         if strict:
             raise
         return fixed_spec(model, str(error))
-    with _LOCK:
-        _CACHE[key] = spec
-        while len(_CACHE) > MAX_CACHED:
-            _CACHE.popitem(last=False)
-    return spec
+
+
+def prove_once(spec: PermutationSpec, model: nn.Module, example_inputs: Any) -> Proof:
+    """Prove a given spec on a model, once for this spec and architecture."""
+    key = (spec, architecture_key(model, example_inputs))
+    return remember(key, lambda: prove_spec(spec, model, example_inputs))
 
 
 def derive_unproven(model: nn.Module, example_inputs: Any) -> PermutationSpec:
