@@ -12,7 +12,7 @@ from lmc_fast import (
     apply_permutation,
     random_permutation,
 )
-from lmc_fast.symmetry import derive, example_inputs_for, prove_spec
+from lmc_fast.symmetry import derive, example_inputs_for, prove_spec, remember
 from torch import nn
 
 
@@ -154,7 +154,7 @@ def test_derivation_touches_nothing():
     model.norm.eval()
     before = copy.deepcopy(model.state_dict())
     seed = torch.random.get_rng_state()
-    derive._CACHE.clear()
+    remember._RESULTS.clear()
     spec = PermutationSpec.from_model(model, IMAGE)
     prove_spec(spec, model, IMAGE)
     assert torch.equal(torch.random.get_rng_state(), seed)
@@ -244,7 +244,7 @@ def test_attributes_tell_architectures_apart(other):
 
 
 def test_derivation_from_many_threads():
-    derive._CACHE.clear()
+    remember._RESULTS.clear()
     found = []
 
     def work():
@@ -260,10 +260,10 @@ def test_derivation_from_many_threads():
 
 
 def test_the_cache_is_bounded(monkeypatch):
-    monkeypatch.setattr(derive, "MAX_CACHED", 2)
+    monkeypatch.setattr(remember, "MAX_REMEMBERED", 2)
     for width in (3, 4, 5, 6):
         PermutationSpec.from_model(nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2)), VECTOR)
-    assert len(derive._CACHE) == 2
+    assert len(remember._RESULTS) == 2
 
 
 def branching():
@@ -299,7 +299,7 @@ def test_a_group_that_fails_its_proof_is_fixed_with_a_warning(monkeypatch):
     assert spec.pinned[0].axis == "layer2"
     assert "its proof failed" in spec.pinned[0].reason
     assert prove_spec(spec, model, VECTOR).passed
-    derive._CACHE.clear()
+    remember._RESULTS.clear()
 
 
 def test_outputs_that_cannot_be_compared_are_refused():
