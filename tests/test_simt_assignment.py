@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lmc_fast import solve_assignment
+from lmc_fast import linear_sum_assignment, solve_assignment
 from lmc_fast._cuda import assignment as cuda
 from simt_host import HostLauncher, compile_kernels
 
@@ -120,6 +120,46 @@ def test_placement_needs_many_problems_and_no_tall_matrices():
     assert not cuda.belongs_on_device(100, 65, 64)
     assert all(place.size <= cuda.MAX_SIZE for place in cuda.PLACEMENT)
     assert cuda._shared_bytes(cuda.MAX_SIZE, cuda.MAX_SIZE) <= 99 * 1024
+
+
+@pytest.fixture
+def placed(library, monkeypatch):
+    """Send batches of CPU tensors where the placement rule sends CUDA ones."""
+    monkeypatch.setattr(cuda, "launcher_of", lambda cost: HostLauncher(library))
+
+
+def batch_of(count, rows, cols):
+    return torch.stack([draw("dead", rows, cols, seed) for seed in range(count)]).view(
+        2, count // 2, rows, cols
+    )
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_public_calls_give_the_same_wherever_they_run(placed, monkeypatch, maximize):
+    cost = batch_of(8, 10, 12)
+    pairs = linear_sum_assignment(cost, maximize)
+    found = solve_assignment(cost, maximize=maximize)
+    monkeypatch.setattr(cuda, "launcher_of", lambda cost: None)
+    expected = solve_assignment(cost, maximize=maximize)
+    for mine, host in zip(pairs, linear_sum_assignment(cost, maximize), strict=True):
+        assert torch.equal(mine, host)
+    for name in ("cols", "gap", "grid", "moved", "moved_by"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    for name in ("u", "v", "margins", "objective"):
+        assert getattr(found, name).shape == getattr(expected, name).shape
+    torch.testing.assert_close(found.objective, expected.objective)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_public_errors_are_the_same_wherever_they_run(placed, monkeypatch, bad):
+    cost = batch_of(8, 6, 6)
+    cost[1, 2, 3] = bad
+    with pytest.raises(ValueError, match="cost") as here:
+        linear_sum_assignment(cost)
+    monkeypatch.setattr(cuda, "launcher_of", lambda cost: None)
+    with pytest.raises(ValueError, match="cost") as there:
+        linear_sum_assignment(cost)
+    assert str(here.value) == str(there.value)
 
 
 MUTANTS = {

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import lmc_fast._core as _core
 from lmc_fast._cost import CostView, view_cost
+from lmc_fast._cuda import assignment as device
 
 __all__ = ["Assignment", "linear_sum_assignment", "solve_assignment"]
 
@@ -91,7 +92,10 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
 
     Notes
     -----
-    Exact, by the methods described in `solve_assignment`.
+    Exact, by the methods described in `solve_assignment`. A batch of many small matrices on a CUDA
+    device is solved there, one block of threads to each (the rule is
+    ``lmc_fast._cuda.assignment.PLACEMENT``); all else is solved by the CPU. Both give the same
+    answer.
 
     Examples
     --------
@@ -99,6 +103,13 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
     >>> linear_sum_assignment([[4, 1, 3], [2, 0, 5], [3, 2, 2]])
     (array([0, 1, 2]), array([1, 0, 2]))
     """
+    placed = device.solve_if_placed_here(cost, maximize=bool(maximize))
+    if placed is not None:
+        _, solution, failure = placed
+        if failure[0]:
+            _raise("linear_sum_assignment", True, bool(maximize), *failure)
+        chosen = solution.cols.reshape(cost.shape[:-1])
+        return torch.arange(cost.shape[-2], device=cost.device).expand_as(chosen).clone(), chosen
     view = view_cost("linear_sum_assignment", cost)
     cols, _ = _solve("linear_sum_assignment", view, maximize=bool(maximize))
     if view.rows <= view.cols:
@@ -150,6 +161,12 @@ def solve_assignment(
         As for `linear_sum_assignment`, and for options that do not fit the matrix.
     """
     op = "solve_assignment"
+    if ties == "first" and prefer is None and initial_duals is None and max_gap == 0:
+        placed = device.solve_if_placed_here(cost, maximize=bool(maximize))
+        if placed is not None:
+            if placed[2][0]:
+                _raise(op, True, bool(maximize), *placed[2])
+            return _from_device(cost.shape, *placed[:2], maximize=bool(maximize))
     view = view_cost(op, cost)
     if ties not in ("first", "keep"):
         raise ValueError(f"[{op}] expected ties='first' or 'keep', got {ties!r}")
@@ -234,14 +251,14 @@ def _solve(
         margins,
     )
     if status:
-        _raise(op, view, maximize, status, problem, row, col)
+        _raise(op, bool(view.batch_shape), maximize, status, problem, row, col)
     return cols, reports
 
 
 def _raise(
-    op: str, view: CostView, maximize: bool, status: int, problem: int, row: int, col: int
+    op: str, batched: bool, maximize: bool, status: int, problem: int, row: int, col: int
 ) -> None:
-    where = f" in problem {problem} of the batch" if view.batch_shape else ""
+    where = f" in problem {problem} of the batch" if batched else ""
     if status == _INVALID:
         wrong = "+inf" if maximize else "-inf"
         raise ValueError(
@@ -254,6 +271,32 @@ def _raise(
             "assignment; give some forbidden pairs a finite cost"
         )
     raise KeyboardInterrupt
+
+
+def _from_device(
+    shape: torch.Size,
+    matrices: torch.Tensor,
+    solution: device.DeviceAssignment,
+    *,
+    maximize: bool,
+) -> Assignment:
+    batch = shape[:-2]
+    gap, grid, moved, moved_by, paths, scanned = solution.reports.T.reshape(-1, *batch)
+    margins = device.margins(matrices, solution, maximize=maximize)
+    return Assignment(
+        cols=solution.cols.reshape(*batch, -1),
+        objective=device.objective(matrices, solution.cols).reshape(batch),
+        u=solution.u.reshape(*batch, -1),
+        v=solution.v.reshape(*batch, -1),
+        gap=gap,
+        margins=margins.reshape(*batch, -1),
+        grid=grid,
+        moved=moved.long(),
+        moved_by=moved_by,
+        rows_read=scanned.long(),
+        list_visits=torch.zeros_like(moved, dtype=torch.int64),
+        augmentations=paths.long(),
+    )
 
 
 def _like(view: CostView, array: NDArray[Any]) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmc_fast._cuda.launcher import Launcher
+from lmc_fast._cuda.launcher import Launcher, launcher_or_none
 
 _THREADS = 256
 _WARPS = _THREADS // 32
@@ -167,3 +167,42 @@ def _shared_bytes(rows: int, cols: int) -> int:
     wide = rows + 2 * cols + 2 * _WARPS
     narrow = 2 * _WARPS + 3 * cols + rows + 1
     return 8 * wide + 4 * narrow
+
+
+def solve_if_placed_here(
+    cost: object, *, maximize: bool
+) -> tuple[Tensor, DeviceAssignment, tuple[int, int, int, int]] | None:
+    """Solve a batch of matrices that the placement rule leaves on their GPU; None for any other.
+
+    Returns
+    -------
+    matrices, solution, failure
+        The batch as one dimension; and the status, problem, row and column of the first failure,
+        (0, -1, -1, -1) if there is none.
+    """
+    if not isinstance(cost, Tensor) or cost.ndim < 3 or cost.is_complex() or not cost.numel():
+        return None
+    problems, (rows, cols) = cost[..., 0, 0].numel(), cost.shape[-2:]
+    launcher = launcher_of(cost)
+    if launcher is None or not belongs_on_device(problems, rows, cols):
+        return None
+    matrices = cost.detach().resolve_neg().flatten(0, -3)
+    if matrices.dtype not in (torch.float32, torch.float64):
+        if not matrices.is_floating_point():
+            return None
+        matrices = matrices.float()
+    (solution,) = solve([matrices], maximize=maximize, launcher=launcher)
+    return matrices, solution, _first_failure(solution.status, cols)
+
+
+def launcher_of(cost: Tensor) -> Launcher | None:
+    """Who runs the kernel on a tensor's device, if anything does."""
+    plain = type(cost) in (Tensor, torch.nn.Parameter) and cost.layout is torch.strided
+    return launcher_or_none(cost.device, "assignment") if plain and cost.is_cuda else None
+
+
+def _first_failure(status: Tensor, cols: int) -> tuple[int, int, int, int]:
+    """Wait for the solutions and look at their status words."""
+    problem = int((status[:, 0] != 0).int().argmax())
+    code, where = status[problem].tolist()
+    return (code, problem, where // cols, where % cols) if code else (0, -1, -1, -1)

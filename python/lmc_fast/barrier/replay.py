@@ -172,7 +172,7 @@ def replay_evaluator(
 def capture_graph(forward: Forward, *, device: torch.device) -> Captured:
     """Record a forward pass as a CUDA graph, after two runs that let libraries set up."""
     with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
