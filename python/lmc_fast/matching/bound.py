@@ -14,27 +14,33 @@ def objective_bound(problem: WeightProblem) -> float:
     """Return a number no permutation's objective exceeds.
 
     Every tensor is bounded through one of its groups. Where nothing else moves it, its similarity
-    matrix is known and the assignment over the sum of these is exact. Elsewhere
-    ``<A_i, P(B)_j> <= |A_i| |B_j|`` (Cauchy-Schwarz; norms do not change under the other groups),
-    and the rearrangement inequality bounds the sum over units by pairing the sorted norms.
+    matrix is known: for a vector the rearrangement inequality gives the maximum, for the others
+    one assignment over their sum does. Elsewhere ``<A_i, P(B)_j> <= |A_i| |B_j|`` (Cauchy-Schwarz;
+    norms do not change under the other groups), summed over units by pairing the sorted norms.
 
     Notes
     -----
-    O(size of the weights) plus one assignment for each group with such a tensor.
+    O(size of the weights) plus one assignment for each group with a tensor of the second kind.
     """
     chosen: dict[str, Unfolded] = {}
     for group, entries in problem.unfolded.items():
         if group in problem.spec.parents:
             continue
         for entry in entries:
-            name = entry.place.tensor
-            if name not in chosen or (bool(chosen[name].movers) and not entry.movers):
+            name, axis = entry.place.tensor, entry.place.axis
+            whole = len(problem.spec.tensors[name][axis].segments) == 1
+            if whole and (name not in chosen or (bool(chosen[name].movers) and not entry.movers)):
                 chosen[name] = entry
     total = 0.0
     exact: dict[str, list[Unfolded]] = {}
-    for entry in chosen.values():
-        if entry.movers:
-            total += torch.dot(*(_norms(entry, m).sort().values for m in (entry.a, entry.b))).item()
+    for name, a in problem.a.items():
+        entry = chosen.get(name)
+        if entry is None:
+            total += a.double().norm().item() * problem.b[name].double().norm().item()
+        elif entry.movers:
+            total += _paired(_norms(entry, entry.a), _norms(entry, entry.b))
+        elif a.ndim == 1:
+            total += _paired(a.double(), problem.b[name].double())
         else:
             exact.setdefault(entry.place.group, []).append(entry)
     for known in exact.values():
@@ -45,6 +51,10 @@ def objective_bound(problem: WeightProblem) -> float:
         assignment = solve_assignment(similarity, maximize=True)
         total += assignment.objective + assignment.gap
     return total
+
+
+def _paired(a: Tensor, b: Tensor) -> float:
+    return torch.dot(a.sort().values, b.sort().values).item()
 
 
 def _norms(entry: Unfolded, tensor: Tensor) -> Tensor:

@@ -99,9 +99,12 @@ def weight_objective(
 ) -> float:
     """Return ``sum_t <A_t, P(B_t)>``: row by row in the dtype of the weights, then in float64."""
     total = torch.zeros((), dtype=torch.float64)
+    moving = {g for g, p in permutation.items() if not torch.equal(p, p.sort(dim=-1).values)}
     for name in problem.a if tensors is None else tensors:
-        a = problem.a[name]
-        moved = gather(problem.spec, problem.spec.tensors[name], permutation, problem.b[name])
+        a, moved = problem.a[name], problem.b[name]
+        terms = problem.spec.tensors[name]
+        if any(not moving.isdisjoint(term.groups) for term in terms):
+            moved = gather(problem.spec, terms, permutation, moved)
         rows = torch.linalg.vecdot(a.reshape(len(a), -1), moved.reshape(len(a), -1))
         total += rows.sum(dtype=torch.float64).cpu()
     return total.item()
