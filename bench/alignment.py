@@ -82,6 +82,21 @@ def _rows(
     return rows
 
 
+def table(results: dict[str, Any]) -> str:
+    """Test accuracies of the parents and of the midpoint, and the chord barriers."""
+    lines = [
+        "| aligned by | norm | accuracy A / B | at the midpoint | loss barrier | error barrier |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['method']} | {row['norm']} | {row['test_accuracy_a']:.2%} / "
+        f"{row['test_accuracy_b']:.2%} | {row['test_accuracy_midpoint']:.2%} | "
+        f"{row['loss_barrier']:.4f} | {row['error_barrier']:.2%} |"
+        for row in results["rows"]
+    ]
+    return "\n".join(lines)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench alignment", description=__doc__)
     parser.add_argument("problem", choices=("mnist", "cifar"))

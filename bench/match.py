@@ -98,6 +98,29 @@ def compare(a: ResNet, b: ResNet, repeats: int) -> dict[str, Any]:
     }
 
 
+def table(results: dict[str, Any]) -> str:
+    """Both algorithms for each number of threads: medians over the seeds of paired runs."""
+    lines = [
+        "| threads | lmc_fast, ms | published algorithm in torch and SciPy, ms | ratio | sweeps | "
+        "mean objective, ours / theirs |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, run in results.items():
+        if not name.startswith("threads="):
+            continue
+        rows = run["rows"]
+        ours, rival = (
+            1e3 * statistics.median(r[k] for r in rows) for k in ("seconds", "rival_seconds")
+        )
+        sweeps = statistics.median(r["sweeps"] for r in rows)
+        lines.append(
+            f"| {name.removeprefix('threads=')} | {ours:.0f} | {rival:.0f} | "
+            f"{run['median_ratio']:.2f}x | {sweeps:g} | "
+            f"{run['mean_objective']:.2f} / {run['mean_rival_objective']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench match", description=__doc__)
     parser.add_argument("--repeats", type=int, default=SEEDS)
