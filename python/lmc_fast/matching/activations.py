@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from lmc_fast.errors import SpecMismatchError
 from lmc_fast.matching.taps import Tap, captured, find_taps, units_of
 from lmc_fast.permutation import Permutation
 from lmc_fast.spec import PermutationSpec
-from lmc_fast.statistics import CrossMoments
+from lmc_fast.statistics import CrossMoments, update_moments
 
 METRICS = ("correlation", "covariance", "gram", "cosine")
 
@@ -86,8 +86,16 @@ def activation_similarity(
                 call(a, move(batch.inputs, device_of(a)))
                 call(b, move(batch.inputs, device_of(b)))
                 samples += count_examples(batch.inputs)
-                for group, entries in taps.items():
-                    _accumulate(spec, entries, seen_a, seen_b, moments[group])
+                layers = [
+                    layer
+                    for group, entries in taps.items()
+                    for layer in _seen_at(spec, entries, seen_a, seen_b, moments[group])
+                ]
+                update_moments(
+                    [held for held, _, _ in layers],
+                    [x for _, x, _ in layers],
+                    [y for _, _, y in layers],
+                )
                 seen_a.clear()
                 seen_b.clear()
     finally:
@@ -118,14 +126,14 @@ def match_activations(
     }
 
 
-def _accumulate(
+def _seen_at(
     spec: PermutationSpec,
     taps: tuple[Tap, ...],
     seen_a: dict[tuple[str, bool], Tensor],
     seen_b: dict[tuple[str, bool], Tensor],
     moments: dict[Tap, CrossMoments],
-) -> None:
-    """Add one batch at every tap of a group; layers that read the same tensor count once."""
+) -> Iterator[tuple[CrossMoments, Tensor, Tensor]]:
+    """One batch's units at every tap of a group; layers that read the same tensor count once."""
     done: set[int] = set()
     for tap in taps:
         key = (tap.module, tap.is_input)
@@ -133,7 +141,7 @@ def _accumulate(
             continue
         done.add(id(seen_a[key]))
         x, y = units_of(spec, tap, seen_a[key]), units_of(spec, tap, seen_b[key])
-        moments.setdefault(tap, CrossMoments()).update(x, y.to(x.device))
+        yield moments.setdefault(tap, CrossMoments()), x, y.to(x.device)
 
 
 def _total(moments: list[CrossMoments], metric: str) -> Tensor:
