@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lmc_fast.tensors import check_readable
+
 EXACT_INTEGERS = 2.0**53
 
 
@@ -53,7 +55,7 @@ def view_cost(op: str, cost: Any) -> CostView:
 
 
 def _view_tensor(op: str, cost: torch.Tensor) -> CostView:
-    _check_readable(op, cost)
+    check_readable(op, cost)
     device = cost.device
     dtype = cost.dtype
     if cost.requires_grad:
@@ -152,21 +154,6 @@ def _convert(op: str, array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind in "iu" and array.size:
         _check_integers(op, float(np.abs(converted).max()))
     return converted
-
-
-def _check_readable(op: str, cost: torch.Tensor) -> None:
-    if cost.layout is not torch.strided:
-        raise TypeError(
-            f"[{op}] expected a dense tensor, got layout {cost.layout}; use .to_dense()"
-        )
-    plain = type(cost) is torch.Tensor or type(cost) is torch.nn.Parameter
-    if (
-        cost.device.type == "meta"
-        or (not plain and hasattr(cost, "fake_mode"))
-        or torch._C._functorch.is_functorch_wrapped_tensor(cost)
-    ):
-        kind = "a meta tensor" if cost.device.type == "meta" else "a tensor under a transform"
-        raise TypeError(f"[{op}] expected a tensor with values in memory, got {kind}")
 
 
 def _check_rank(op: str, rank: int, shape: tuple[int, ...]) -> None:

@@ -27,6 +27,7 @@ from lmc_fast.permutation import (
 )
 from lmc_fast.spec import MAX_OFFENDERS, PermutationSpec
 from lmc_fast.symmetry import example_inputs_for, prove_once
+from lmc_fast.tensors import check_readable
 
 Model: TypeAlias = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
 SpecLike: TypeAlias = PermutationSpec | str | Mapping[str, str | Sequence[str | None]]
@@ -133,10 +134,15 @@ def match(
         example_inputs = first.inputs if example_inputs is None else example_inputs
     resolved, proof = _resolve_spec(spec, module, state_a, example_inputs)
     device = next((t.device for t in state_a.values()), torch.device("cpu"))
+    if initial is not None and not isinstance(initial, Mapping):
+        raise TypeError(f"initial: expected a dict of indices, got {type(initial).__name__}")
     start = identity_permutation(resolved) if initial is None else dict(initial)
     check_permutation(resolved, start)
     start = {name: index.to(device) for name, index in start.items()}
-    generator = generator or torch.Generator().manual_seed(0)
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    elif not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
 
     if method == "activations":
         if not isinstance(a, nn.Module) or not isinstance(b, nn.Module) or stream is None:
@@ -274,14 +280,24 @@ def _statistics(
 
 def _state_of(model: Model) -> Mapping[str, Tensor]:
     if isinstance(model, nn.Module):
-        return {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    if isinstance(model, Mapping):
-        return model
-    if isinstance(model, (str, os.PathLike)):
-        return load_state_dict(model)
-    raise TypeError(
-        f"expected a Module, a state dict or a path to a checkpoint, got {type(model).__name__}"
-    )
+        state = model.state_dict()
+    elif isinstance(model, Mapping):
+        state = dict(model)
+    elif isinstance(model, (str, os.PathLike)):
+        state = load_state_dict(model)
+    else:
+        raise TypeError(
+            f"expected a Module, a state dict or a path to a checkpoint, got {type(model).__name__}"
+        )
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+        check_readable(name, tensor)
+        if tensor.is_complex():
+            raise TypeError(
+                f"{name}: expected real weights, got {tensor.dtype}; use torch.view_as_real"
+            )
+    return {name: tensor.detach() for name, tensor in state.items()}
 
 
 def _check_alike(state_a: Mapping[str, Tensor], state_b: Mapping[str, Tensor]) -> None:
@@ -331,8 +347,13 @@ def _resolve_spec(
         )
     if isinstance(spec, str):
         spec = PermutationSpec.parse(spec, like=state)
-    elif not isinstance(spec, PermutationSpec):
+    elif isinstance(spec, Mapping):
         spec = PermutationSpec.from_axes(spec, like=state)
+    elif not isinstance(spec, PermutationSpec):
+        raise TypeError(
+            f"spec: expected a PermutationSpec, its notation or a dict of axes, got "
+            f"{type(spec).__name__}"
+        )
     spec.check(state)
     if module is None:
         return spec, "given; not proven, for no module was given"
