@@ -34,15 +34,15 @@ def objective_bound(problem: WeightProblem) -> float:
     total = 0.0
     exact: dict[str, list[Unfolded]] = {}
     for name, a in problem.a.items():
-        entry = chosen.get(name)
-        if entry is None:
+        place = chosen.get(name)
+        if place is None:
             total += a.double().norm().item() * problem.b[name].double().norm().item()
-        elif entry.movers:
-            total += _paired(_norms(entry, entry.a), _norms(entry, entry.b))
+        elif place.movers:
+            total += _paired(_norms(place, place.a), _norms(place, place.b))
         elif a.ndim == 1:
             total += _paired(a.double(), problem.b[name].double())
         else:
-            exact.setdefault(entry.place.group, []).append(entry)
+            exact.setdefault(place.place.group, []).append(place)
     for known in exact.values():
         similarity = torch.zeros(known[0].units, known[0].units, dtype=torch.float64)
         for entry in known:
