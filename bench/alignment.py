@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmc_fast import barrier, match
+from lmc_fast.checkpoints import load_state_dict, save_state_dict
 from lmc_fast.datasets import Dataset, load_cifar10, load_mnist
 from lmc_fast.nets import MLP, resnet20
 from lmc_fast.recipe import Recipe
@@ -15,6 +16,7 @@ from lmc_fast.training import train
 from torch import nn
 
 from bench import record
+from bench.instances import cache_folder
 
 
 def mnist(data: Dataset, epochs: int) -> dict[str, Any]:
@@ -38,13 +40,25 @@ def cifar(data: Dataset, epochs: int, width: int, examples: int) -> dict[str, An
         schedule="cosine", augment=True,
     )  # fmt: skip
     data = data.take(examples)
-    a, b = (train(resnet20(width), data, recipe, seed=s, progress=True) for s in (0, 1))
+    nets = []
+    for seed in (0, 1):
+        path = cache_folder() / f"resnet20-{width}-cifar10-{examples}-{epochs}-{seed}.safetensors"
+        net = resnet20(width)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            trained = train(net, data, recipe, seed=seed, progress=True)
+            save_state_dict(trained.state_dict(), path)
+        net.load_state_dict(load_state_dict(path))
+        nets.append(net.eval())
+    a, b = nets
     matchings = {
         "unaligned": None,
         "weights": match(a, b, example_inputs=data.test_x[:2], restarts=4),
         "activations": match(a, b, data=data.train_x[:5_000]),
     }
-    rows = _rows(a, b, data, matchings, ["keep", "reset", "repair"], test=2_000, alphas=11)
+    rows = _rows(
+        a, b, data, matchings, ["keep", "reset", "repair"], test=2_000, alphas=7, calibration=1_000
+    )
     return {"epochs": epochs, "width": width, "train_examples": examples, "rows": rows}
 
 
@@ -57,13 +71,14 @@ def _rows(
     *,
     test: int = 10_000,
     alphas: int = 25,
+    calibration: int = 5_000,
 ) -> list[dict[str, Any]]:
     rows = []
     for method, matching in matchings.items():
         for norm in norms:
             curve = barrier(
                 a, b, (data.test_x[:test], data.test_y[:test]), permutation=matching,
-                alphas=alphas, norm=norm, calibration=data.train_x[:5_000], progress=True,
+                alphas=alphas, norm=norm, calibration=data.train_x[:calibration], progress=True,
             )  # fmt: skip
             rows.append(
                 {
