@@ -20,6 +20,11 @@ from lmc_fast.symmetry.trace import Trace, source_line
 INPUT = Cause("input", "the inputs of the model are fixed")
 OUTPUT = Cause("output", "the outputs of the model are fixed")
 CONSTANT = Cause("constant", "it meets values that the model fixes for every position")
+ROTARY = Cause(
+    "constant",
+    "it meets cosines and sines of positions (rotary or sinusoidal embedding), with a frequency of "
+    "its own for every channel",
+)
 
 
 @dataclass
@@ -131,7 +136,11 @@ def _call(node: torch.fx.Node, environment: Mapping[torch.fx.Node, Any], found: 
     tensors = operation.tensors
     if tensors and all(value.is_fixed for value in tensors):
         causes = {f.pinned for v in tensors for axis in v.axes for f in atoms(axis)}
-        result = _fixed_results(traced, CONSTANT if causes <= {CONSTANT} else INPUT)
+        if ROTARY in causes or operation.name in ("aten.cos", "aten.sin"):
+            cause = ROTARY
+        else:
+            cause = CONSTANT if causes <= {CONSTANT} else INPUT
+        result = _fixed_results(traced, cause)
     else:
         result = _apply_rule(node, operation, traced)
     found.values.extend(_tensors(result))

@@ -14,5 +14,5 @@ def name_roles(heads: Axis, contracted: Axis, columns: Axis) -> None:
             keys = outer & context_of(factor)
             if factor.pinned is None and keys:
                 factor.hint = hint
-                for key in keys:
-                    key.hint = key.hint or "heads"
+                for key in outer:
+                    key.hint = key.hint or ("queries" if context_of(key) & outer else "heads")

@@ -1,0 +1,189 @@
+"""Derive and prove the spec of many known architectures; store the figures, write the table.
+
+``python -m bench.models run`` derives every model's spec in a fresh process and appends to
+``bench/results/models.json``; ``python -m bench.models table`` writes ``docs/models.md`` from it.
+"""
+
+import json
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+RESULTS = Path(__file__).parent / "results" / "models.json"
+TABLE = Path(__file__).parent.parent / "docs" / "models.md"
+
+TORCHVISION = {
+    "resnet18": 64,
+    "resnet50": 64,
+    "wide_resnet50_2": 64,
+    "resnext50_32x4d": 64,
+    "vgg16_bn": 224,
+    "densenet121": 64,
+    "mobilenet_v2": 64,
+    "mobilenet_v3_small": 64,
+    "efficientnet_b0": 64,
+    "convnext_tiny": 64,
+    "regnet_y_400mf": 64,
+    "shufflenet_v2_x1_0": 64,
+    "squeezenet1_1": 64,
+    "googlenet": 64,
+    "inception_v3": 96,
+    "vit_b_16": 224,
+    "swin_t": 224,
+    "maxvit_t": 224,
+}
+
+
+def import_torchvision() -> Any:
+    """Import torchvision also where its compiled operations cannot be loaded."""
+    try:
+        import torchvision
+    except RuntimeError:
+        for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        _LIBRARIES.append(library)
+        for op in ("nms", "qnms"):
+            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision
+    return torchvision
+
+
+_LIBRARIES: list[Any] = []
+
+
+def _torchvision(name: str, side: int) -> tuple[nn.Module, Any]:
+    models = import_torchvision().models
+    extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return getattr(models, name)(weights=None, **extra), torch.randn(1, 3, side, side)
+
+
+def _tokens(vocabulary: int = 1000) -> dict[str, torch.Tensor]:
+    return {"input_ids": torch.randint(vocabulary, (1, 8))}
+
+
+def _transformers(name: str) -> tuple[nn.Module, Any]:
+    import_torchvision()
+    import transformers as t
+
+    small = {
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 4,
+        "vocab_size": 1000,
+    }
+    if name == "GPT-2":
+        return t.GPT2LMHeadModel(t.GPT2Config(use_cache=False)), _tokens()
+    if name == "BERT":
+        return t.BertModel(t.BertConfig()), _tokens()
+    if name == "Llama":
+        config = t.LlamaConfig(
+            **small, num_attention_heads=8, num_key_value_heads=2, use_cache=False
+        )
+        return t.LlamaForCausalLM(config), _tokens()
+    if name == "Mistral":
+        config = t.MistralConfig(
+            **small, num_attention_heads=8, num_key_value_heads=2, use_cache=False
+        )
+        return t.MistralForCausalLM(config), _tokens()
+    if name == "ViT":
+        return t.ViTModel(t.ViTConfig(num_hidden_layers=4)), {
+            "pixel_values": torch.randn(1, 3, 224, 224)
+        }
+    return t.T5EncoderModel(t.T5Config(use_cache=False)), _tokens()
+
+
+class _Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(20, 64)
+        layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.head = nn.Linear(64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(self.embed(x)).mean(1))
+
+
+class _Recurrent(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 32)
+        self.cells = getattr(nn, kind)(32, 48, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(96, 5)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cells(self.embed(tokens))[0][:, -1])
+
+
+MODELS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
+    **{
+        f"torchvision {name}": lambda name=name, side=side: _torchvision(name, side)
+        for name, side in TORCHVISION.items()
+    },
+    **{
+        f"transformers {name}": lambda name=name: _transformers(name)
+        for name in ("GPT-2", "BERT", "Llama", "Mistral", "ViT", "T5 encoder")
+    },
+    "torch TransformerEncoder": lambda: (_Encoder(), torch.randn(2, 6, 20)),
+    "torch LSTM": lambda: (_Recurrent("LSTM"), torch.randint(50, (2, 6))),
+    "torch GRU": lambda: (_Recurrent("GRU"), torch.randint(50, (2, 6))),
+}
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Derive one model's spec and prove it once more."""
+    from lmc_fast import PermutationSpec, prove_spec
+
+    torch.manual_seed(0)
+    model, inputs = MODELS[name]()
+    torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),))
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        spec = PermutationSpec.from_model(model, inputs)
+    seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    PermutationSpec.from_model(model, inputs)
+    cached = time.perf_counter() - start
+    proof = prove_spec(spec, model, inputs, generator=torch.Generator().manual_seed(1))
+    state = dict(model.named_parameters())
+    moved = sum(p.numel() for n, p in state.items() if any(not t.is_fixed for t in spec.tensors[n]))
+    return {
+        "model": name,
+        "parameters": sum(p.numel() for p in state.values()),
+        "groups": len(spec.groups),
+        "nested": len(spec.parents),
+        "log10_permutations": sum(
+            math.prod(spec.permutation_shape(g)[:-1]) * math.lgamma(n + 1) / math.log(10)
+            for g, n in spec.groups.items()
+        ),
+        "moved": moved / sum(p.numel() for p in state.values()),
+        "pinned": [vars(p) for p in spec.pinned],
+        "warnings": [str(w.message) for w in caught],
+        "seconds": seconds,
+        "cached_ms": 1e3 * cached,
+        "proof": proof.change,
+        "spec": spec.to_json(),
+    }
+
+
+if __name__ == "__main__":
+    r = measure(sys.argv[1])
+    s = r.pop("spec")
+    for p in r["pinned"]:
+        p["source"] = p["source"].split("/")[-1]
+    print(json.dumps(r))
+    if len(sys.argv) > 2:
+        from lmc_fast import PermutationSpec
+
+        print(PermutationSpec.from_json(s))
