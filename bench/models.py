@@ -9,6 +9,7 @@ import math
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,11 +148,11 @@ def measure(name: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model, inputs = MODELS[name]()
     torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),))
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         spec = PermutationSpec.from_model(model, inputs)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     start = time.perf_counter()
     PermutationSpec.from_model(model, inputs)
     cached = time.perf_counter() - start
@@ -168,22 +169,91 @@ def measure(name: str) -> dict[str, Any]:
             for g, n in spec.groups.items()
         ),
         "moved": moved / sum(p.numel() for p in state.values()),
-        "pinned": [vars(p) for p in spec.pinned],
+        "pinned": [{**vars(p), "source": Path(p.source).name} for p in spec.pinned],
         "warnings": [str(w.message) for w in caught],
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "cached_ms": 1e3 * cached,
         "proof": proof.change,
-        "spec": spec.to_json(),
     }
 
 
-if __name__ == "__main__":
-    r = measure(sys.argv[1])
-    s = r.pop("spec")
-    for p in r["pinned"]:
-        p["source"] = p["source"].split("/")[-1]
-    print(json.dumps(r))
-    if len(sys.argv) > 2:
-        from lmc_fast import PermutationSpec
+def run(names: list[str], seconds: float) -> None:
+    """Measure every model in a fresh process and store the figures."""
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"models": {}}
+    for name in names:
+        command = [sys.executable, "-m", "bench.models", "measure", name]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=seconds, check=True
+            )
+            stored["models"][name] = json.loads(done.stdout.splitlines()[-1])
+        except subprocess.TimeoutExpired:
+            stored["models"][name] = {"model": name, "failed": f"more than {seconds:.0f} s"}
+        except subprocess.CalledProcessError as error:
+            last = (error.stderr.strip().splitlines() or [""])[-1]
+            stored["models"][name] = {"model": name, "failed": last}
+        stored |= {
+            "command": "python -m bench.models run",
+            "torch": torch.__version__,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        }
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(stored, indent=1))
+        print(name, "done", file=sys.stderr)
 
-        print(PermutationSpec.from_json(s))
+
+def table(stored: dict[str, Any]) -> str:
+    """Return the table of docs/models.md."""
+    lines = [
+        "# Symmetries of known architectures",
+        "",
+        f"Written by `python -m bench.models table` from `bench/results/{RESULTS.name}` "
+        f"(`{stored['command']}`, torch {stored['torch']}, {stored['machine']}, random weights; "
+        "the machine was shared, so the seconds are upper figures).",
+        "",
+        "Groups in brackets exist once per unit of another. Moved: share of parameters that some "
+        "group moves. CPU s: tracing, derivation and proof. Proof: relative output change in "
+        "float64 under a random permutation of all groups at once.",
+        "",
+        "| model | parameters | groups | moved | CPU s | proof | pinned |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for name in MODELS:
+        row = stored["models"].get(name)
+        if row is None:
+            continue
+        if "failed" in row:
+            lines.append(f"| {name} | | | | | | failed: {row['failed']} |")
+            continue
+        nested = f" ({row['nested']})" if row["nested"] else ""
+        lines.append(
+            f"| {name} | {row['parameters'] / 1e6:.1f} M | {row['groups']}{nested} | "
+            f"{100 * row['moved']:.1f} % | {row['cpu_seconds']:.1f} | {row['proof']:.0e} | "
+            f"{_reasons(row['pinned'])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _reasons(pins: list[dict[str, str]]) -> str:
+    counts = Counter((pin["operation"], pin["reason"]) for pin in pins)
+    return "; ".join(f"{n} by {op}: {reason}" for (op, reason), n in counts.most_common())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=("run", "measure", "table"))
+    parser.add_argument("names", nargs="*", help="all models where left out")
+    parser.add_argument("--seconds", type=float, default=300, help="limit for one model")
+    args = parser.parse_args()
+    if args.action == "run":
+        run(args.names or list(MODELS), args.seconds)
+    elif args.action == "measure":
+        print(json.dumps(measure(args.names[0])))
+    else:
+        TABLE.parent.mkdir(exist_ok=True)
+        TABLE.write_text(table(json.loads(RESULTS.read_text())))
+
+
+if __name__ == "__main__":
+    main()

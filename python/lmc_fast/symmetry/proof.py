@@ -144,7 +144,10 @@ class _Double(TorchFunctionMode):
             return args[0].double() if args[0].is_floating_point() else func(*args)
         args = tuple(torch.float64 if _is_low(a) else a for a in args)
         named = {k: torch.float64 if _is_low(v) else v for k, v in (kwargs or {}).items()}
-        return func(*args, **named)
+        result = func(*args, **named)
+        # What is made out of nothing comes in the default dtype.
+        made = isinstance(result, Tensor) and not any(isinstance(a, Tensor) for a in args)
+        return result.double() if made and result.dtype in _LOW else result
 
 
 def _is_low(argument: Any) -> bool:

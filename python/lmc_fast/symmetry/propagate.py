@@ -20,6 +20,7 @@ from lmc_fast.symmetry.trace import Trace, source_line
 INPUT = Cause("input", "the inputs of the model are fixed")
 OUTPUT = Cause("output", "the outputs of the model are fixed")
 CONSTANT = Cause("constant", "it meets values that the model fixes for every position")
+INTEGERS = Cause("position", "its integers are indices or counts")
 ROTARY = Cause(
     "constant",
     "it meets cosines and sines of positions (rotary or sinusoidal embedding), with a frequency of "
@@ -52,7 +53,9 @@ def propagate(trace: Trace, model: nn.Module) -> Propagation:
     tensors = model.state_dict(keep_vars=True)
     first: dict[int, Value] = {}
     for name, tensor in tensors.items():
-        found.state[name] = first.setdefault(id(tensor), free_value(tensor.shape))
+        # Integers are indices or counts: their values matter, not only where they stand.
+        value = free_value(tensor.shape) if tensor.is_floating_point() else _held(tensor, INTEGERS)
+        found.state[name] = first.setdefault(id(tensor), value)
     inputs: list[Any] = []
     for node in trace.graph.graph.nodes:
         if node.op != "placeholder":
@@ -82,10 +85,14 @@ def _constant(tensor: Tensor) -> Value:
     return Value(tuple(axes))
 
 
+def _held(tensor: Tensor, cause: Cause) -> Value:
+    return Value(tuple((Factor(n, pinned=cause),) if n != 1 else () for n in tensor.shape))
+
+
 def _fixed_results(result: Any, cause: Cause) -> Any:
     """Replace the tensors of a traced result by values that nothing moves; keep the rest."""
     if isinstance(result, Tensor):
-        return Value(tuple((Factor(n, pinned=cause),) if n != 1 else () for n in result.shape))
+        return _held(result, cause)
     if isinstance(result, (list, tuple)):
         return [_fixed_results(item, cause) for item in result]
     return result

@@ -224,5 +224,5 @@ def _name(tensor: str, role: str) -> str:
     path = module or own
     if role:
         above, _, last = path.rpartition(".")
-        path = f"{above if above and _PROJECTION.fullmatch(last) else path}.{role}"
+        path = ".".join(p for p in (above if _PROJECTION.fullmatch(last) else path, role) if p)
     return path if re.match(r"[A-Za-z_]", path) else f"layer{path}"
