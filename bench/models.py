@@ -4,8 +4,12 @@
 ``bench/results/models.json``; ``python -m bench.models table`` writes ``docs/models.md`` from it.
 """
 
+import argparse
 import json
 import math
+import os
+import platform
+import subprocess
 import sys
 import time
 import warnings

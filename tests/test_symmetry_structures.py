@@ -6,7 +6,7 @@ import pytest
 import torch
 from lmc_fast import LmcWarning, PermutationSpec, register_rule
 from lmc_fast.nets import MLP, VGG16, resnet20
-from lmc_fast.symmetry import derive, prove_spec
+from lmc_fast.symmetry import derive, prove_spec, remember
 from lmc_fast.symmetry.rules import registry
 from torch import nn
 from torch.nn import functional as F
@@ -430,7 +430,7 @@ def ungrouped(op):
 )
 def test_a_mutated_rule_is_caught_by_the_proof(monkeypatch, operation, mutant):
     monkeypatch.setattr(registry, "_RULES", {**registry.registered_rules(), operation: mutant})
-    monkeypatch.setattr(derive, "_CACHE", type(derive._CACHE)())
+    monkeypatch.setattr(remember, "_RESULTS", type(remember._RESULTS)())
     model, inputs = image_net(), randn(2, 3, 6, 6)
     assert not prove_spec(derive.derive_unproven(model, inputs), model, inputs).passed
     with pytest.warns(LmcWarning, match="stay fixed"):
@@ -444,7 +444,7 @@ def test_a_removed_rule_pins_and_stays_proven(monkeypatch, operation):
     rules = registry.registered_rules()
     del rules[operation]
     monkeypatch.setattr(registry, "_RULES", rules)
-    monkeypatch.setattr(derive, "_CACHE", type(derive._CACHE)())
+    monkeypatch.setattr(remember, "_RESULTS", type(remember._RESULTS)())
     model, inputs = image_net(), randn(2, 3, 6, 6)
     spec = derived(model, inputs)
     assert any(pin.operation == operation for pin in spec.pinned)
