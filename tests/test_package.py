@@ -14,11 +14,11 @@ PACKAGE = Path(lmc_fast.__file__).parent
 ROOT = Path(__file__).parent.parent
 
 LAYERS = [
-    {"errors", "files", "tensors", "_core"},
+    {"errors", "files", "tensors", "_core", "reduction", "teacher_student"},
     {"notation", "_cost", "_cuda", "data", "_data_files", "recipe", "checkpoints"},
     {"spec", "assignment", "statistics", "datasets", "nets"},
     {"permutation", "symmetry", "training"},
-    {"barrier", "matching"},
+    {"barrier", "matching", "pruning"},
     {"plots"},
     {"report", "demo", "studies", "zoo"},
     {"cli"},

@@ -15,7 +15,14 @@ from lmc_fast.barrier import (
     simplex,
 )
 from lmc_fast.errors import LmcWarning, SpecMismatchError
-from lmc_fast.matching import GroupStatistics, Matching, match
+from lmc_fast.matching import (
+    GroupStatistics,
+    ManyMatching,
+    Matching,
+    match,
+    match_many,
+    match_sequence,
+)
 from lmc_fast.permutation import (
     apply_permutation,
     compose,
@@ -35,6 +42,7 @@ __all__ = [
     "CrossMoments",
     "GroupStatistics",
     "LmcWarning",
+    "ManyMatching",
     "Matching",
     "PermutationSpec",
     "Pin",
@@ -53,6 +61,8 @@ __all__ = [
     "invert",
     "linear_sum_assignment",
     "match",
+    "match_many",
+    "match_sequence",
     "plane",
     "prove_spec",
     "random_permutation",

@@ -9,7 +9,6 @@ import lzma
 import os
 import pickle
 import tarfile
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lmc_fast.errors import DataFileError
+from lmc_fast.files import replacing
 
 _CIFAR10_CLASSES = (
     "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
@@ -107,14 +107,8 @@ def cached_cifar10_jpeg(
             ) from error
     arrays = read_cifar10_jpeg(archive)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=cache.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(partial, cache)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    with replacing(cache) as partial:
+        np.savez(partial, **arrays)  # type: ignore[arg-type]
     return arrays
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad")
-SCHEDULES = ("constant", "onecycle", "cosine", "triangle", "steps")
+SCHEDULES = ("constant", "onecycle", "cosine", "triangle", "steps", "anneal")
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,15 @@ class Recipe:
         Passes over the training set; examples per step. The last, smaller batch is kept.
     schedule
         Learning rate over the steps: "constant", "onecycle" (torch's OneCycleLR), "cosine" to 0,
-        "triangle" (from 0 to `lr` over `warmup` epochs, then linearly to 0) or "steps" (a tenth
-        at each epoch of `milestones`, after a linear warm-up over `warmup` epochs).
+        "triangle" (from 0 to `lr` over `warmup` epochs, then linearly to 0), "steps" (a tenth
+        at each epoch of `milestones`, after a linear warm-up over `warmup` epochs) or "anneal"
+        (cosine from `first_lr` to `lr` over `warmup` epochs, then constant, as torch's SWALR).
     momentum
         Of "sgd".
     weight_decay
         Passed to the optimizer; None keeps its default (0.01 for "adamw", else 0).
-    warmup, milestones
-        Epochs, see `schedule`.
+    warmup, milestones, first_lr
+        See `schedule`; the first two in epochs.
     augment
         Pad images by an eighth of their height, crop at random and mirror half of them.
     init
@@ -53,6 +54,7 @@ class Recipe:
     weight_decay: float | None = None
     warmup: float = 0.0
     milestones: tuple[int, ...] = ()
+    first_lr: float = 0.0
     augment: bool = False
     init: str = "default"
 
@@ -117,6 +119,9 @@ def set_rates(
     elif recipe.schedule == "steps":
         passed = sum(step >= epoch * steps_per_epoch for epoch in recipe.milestones)
         factor = rising * 0.1**passed
+    elif recipe.schedule == "anneal":
+        share = min(1.0, step / warmup) if warmup else 1.0
+        factor = _cosine(recipe.first_lr / recipe.lr, 1, share)
     for group in optimizer.param_groups:
         group["lr"] = recipe.lr * factor
         if momentum is not None and "betas" in group:
