@@ -56,7 +56,7 @@ public:
   }
 
   // Row by row the smallest column that some optimum gives it, all earlier rows being fixed.
-  void lexicographic() {
+  bool lexicographic() {
     for (std::int64_t i = 0; i < graph_.rows; ++i) {
       const std::int64_t target = current(i);
       bool fresh = true;
@@ -86,9 +86,10 @@ public:
       }
       first_open_ = i + 1;
       if (interrupt_(graph_.words)) {
-        return;
+        return false;
       }
     }
+    return true;
   }
 
 private:
@@ -250,13 +251,11 @@ TightGraph TightGraph::transposed() const {
   return result;
 }
 
-void canonical_optimum(const TightGraph &graph, const std::vector<char> &spare,
+bool canonical_optimum(const TightGraph &graph, const std::vector<char> &spare,
                        const std::int64_t *prefer, std::vector<std::int64_t> &col_of,
                        Interrupt &interrupt) {
   TieBreaker breaker(graph, spare, prefer, col_of, interrupt);
-  if (!prefer || breaker.agree()) {
-    breaker.lexicographic();
-  }
+  return (!prefer || breaker.agree()) && breaker.lexicographic();
 }
 
 } // namespace lmc
