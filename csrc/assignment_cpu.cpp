@@ -16,6 +16,7 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr int finest_bits = 46;
+constexpr double hint_limit = 4; // initial prices beyond so many times the largest entry are cut
 constexpr std::int64_t smallest_for_lists = 128;
 
 // The problem the solvers see, to be maximised. `flipped` says that its rows are the caller's
@@ -240,6 +241,7 @@ private:
       report_.status = AssignmentStatus::invalid_value;
       return report_;
     }
+    seen_largest_ = seen.largest;
     // Only forbidden pairs let prices grow beyond a few times the largest entry; the grid is made
     // coarser when they did.
     for (int bits = finest_bits; !attempt<T>(Grid::covering(seen.largest, bits), extremes);
@@ -289,11 +291,19 @@ private:
     Matching matching{std::vector<std::int64_t>(order, -1), std::vector<std::int64_t>(order, -1),
                       std::vector<double>(order)};
     const Classes classes = find_classes(matrix, extremes);
-    start_prices(matrix, extremes, classes, matching.price);
-    report_.rows_read += 2 * cost.rows;
+    const double *hint = problem_.flipped ? options_.initial_u : options_.initial_v;
+    if (hint) {
+      for (std::int64_t j = 0; j < cost.cols; ++j) {
+        matching.price[j] = grid(std::clamp(problem_.sign * hint[j], -hint_limit * seen_largest_,
+                                            hint_limit * seen_largest_));
+      }
+    } else {
+      start_prices(matrix, extremes, classes, matching.price);
+      report_.rows_read += cost.rows;
+    }
     ListWork work;
-    const DenseResult result =
-        solve_lists(matrix, classes, matching, options_.threads, interrupt_, work);
+    const DenseResult result = solve_lists(matrix, classes, matching, grid.exact(options_.max_gap),
+                                           hint != nullptr, interrupt_, work);
     report_.rows_read += work.rows_read;
     report_.list_visits += work.list_visits;
     report_.augmentations += work.augmentations;
@@ -332,12 +342,12 @@ private:
     }
     std::vector<std::int64_t> cols = problem_.flipped ? matching.row_of : matching.col_of;
     const std::int64_t *prefer = options_.keep ? options_.prefer : nullptr;
-    const bool done =
-        !interrupt_.stopped() &&
-        (problem_.flipped
-             ? canonical_optimum(certificate.tight.transposed(), spare, prefer, cols, interrupt_)
-             : canonical_optimum(certificate.tight, spare, prefer, cols, interrupt_));
-    if (!done) {
+    // A search that stopped early has no optimum to choose among.
+    if (certificate.gap == 0 && !interrupt_.stopped()) {
+      canonical_optimum(problem_.flipped ? certificate.tight.transposed() : certificate.tight,
+                        spare, prefer, cols, interrupt_);
+    }
+    if (interrupt_.stopped()) {
       report_.status = AssignmentStatus::interrupted;
       return;
     }
@@ -370,6 +380,7 @@ private:
   const AssignmentOutput &output_;
   Interrupt interrupt_;
   Oriented problem_;
+  double seen_largest_ = 0;
   AssignmentReport report_;
 };
 

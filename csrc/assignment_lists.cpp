@@ -23,9 +23,9 @@ struct Choice {
 
 template <class T> class ListSolver {
 public:
-  ListSolver(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching, int threads,
-             Interrupt &interrupt, ListWork &work)
-      : matrix_(matrix), classes_(classes), matching_(matching), threads_(threads),
+  ListSolver(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching,
+             double tolerance, bool warm, Interrupt &interrupt, ListWork &work)
+      : matrix_(matrix), classes_(classes), matching_(matching), tolerance_(tolerance), warm_(warm),
         interrupt_(interrupt), work_(work), n_(std::max(matrix.rows, matrix.cols)),
         capacity_(list_capacity(matrix.cols)), depth_(group_depth(matrix.cols)),
         unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))),
@@ -56,13 +56,22 @@ public:
     if (!bid(0.0, 2 * n_)) {
       return DenseResult::interrupted;
     }
-    if (static_cast<std::int64_t>(free_.size() + free_class_rows_.size()) > n_ / 16) {
+    const auto open = static_cast<std::int64_t>(free_.size() + free_class_rows_.size());
+    if (open > (warm_ ? n_ / 4 : n_ / 16)) {
       const double spread = mean_spread();
-      for (double share : {0.3, 0.05, 0.008, 0.0012, 0.0002}) {
+      for (double share : {0.1, 0.015, 0.002, 0.0003}) {
+        if (warm_ && share > 0.02) {
+          continue;
+        }
         const double epsilon = std::ceil(spread * share / step_) * step_;
         release(epsilon);
         if (!bid(epsilon, 16 * n_)) {
           return DenseResult::interrupted;
+        }
+        // Now every row is within epsilon of its best choice.
+        const bool complete = free_.empty() && free_class_rows_.empty();
+        if (complete && epsilon * static_cast<double>(n_) <= tolerance_) {
+          return DenseResult::ok;
         }
       }
       release(0.0);
@@ -147,14 +156,16 @@ private:
     const T threshold = upper_threshold(maxima_.data(), groups, wanted, 8 * unit_) -
                         static_cast<T>(2 * slack) * unit_;
     found_.clear();
+    const T *price = rounded_.data();
+    const T *maxima = maxima_.data();
+    const T sign = matrix_.sign;
+    const std::int64_t block = group_lanes * depth_;
     for (std::int64_t group = 0; group < groups; ++group) {
-      if (maxima_[group] >= threshold) {
-        const std::int64_t first =
-            group / group_lanes * (group_lanes * depth_) + group % group_lanes;
-        const std::int64_t last =
-            std::min(matrix_.cols, (group / group_lanes + 1) * group_lanes * depth_);
+      if (maxima[group] >= threshold) {
+        const std::int64_t first = group / group_lanes * block + group % group_lanes;
+        const std::int64_t last = std::min(matrix_.cols, (group / group_lanes + 1) * block);
         for (std::int64_t j = first; j < last; j += group_lanes) {
-          if (row[j] * matrix_.sign - rounded_[j] >= threshold) {
+          if (row[j] * sign - price[j] >= threshold) {
             found_.push_back({matrix_.exact(i, j), static_cast<std::int32_t>(j)});
           }
         }
@@ -254,7 +265,12 @@ private:
       // A row with one possible column bids no finite price, and a raise of zero could go on for
       // ever.
       if (choice.second == -infinity || (holder >= 0 && raise <= 0)) {
-        stuck.push_back(i);
+        const std::int64_t other = free_tie(i, choice.best);
+        if (other >= 0) {
+          take(i, other);
+        } else {
+          stuck.push_back(i);
+        }
         continue;
       }
       set_price(choice.col, matching_.price[choice.col] + raise);
@@ -265,6 +281,17 @@ private:
     }
     free_.insert(free_.end(), stuck.begin(), stuck.end());
     return true;
+  }
+
+  // A column in the list of row i that nobody holds and that is as good as its best, or -1.
+  std::int64_t free_tie(std::int64_t i, double best) const {
+    const Candidate *entry = entries_.data() + i * capacity_;
+    for (const Candidate *end = entry + sizes_[i]; entry != end; ++entry) {
+      if (matching_.row_of[entry->col] < 0 && entry->value - matching_.price[entry->col] == best) {
+        return entry->col;
+      }
+    }
+    return -1;
   }
 
   void take(std::int64_t i, std::int64_t j) {
@@ -558,7 +585,8 @@ private:
   const RowMatrix<T> &matrix_;
   const Classes &classes_;
   Matching &matching_;
-  int threads_;
+  double tolerance_;
+  bool warm_;
   Interrupt &interrupt_;
   ListWork &work_;
   std::int64_t n_, capacity_, depth_;
@@ -583,13 +611,13 @@ private:
 
 template <class T>
 DenseResult solve_lists(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching,
-                        int threads, Interrupt &interrupt, ListWork &work) {
-  return ListSolver<T>(matrix, classes, matching, threads, interrupt, work).run();
+                        double tolerance, bool warm, Interrupt &interrupt, ListWork &work) {
+  return ListSolver<T>(matrix, classes, matching, tolerance, warm, interrupt, work).run();
 }
 
-template DenseResult solve_lists(const RowMatrix<float> &, const Classes &, Matching &, int,
-                                 Interrupt &, ListWork &);
-template DenseResult solve_lists(const RowMatrix<double> &, const Classes &, Matching &, int,
-                                 Interrupt &, ListWork &);
+template DenseResult solve_lists(const RowMatrix<float> &, const Classes &, Matching &, double,
+                                 bool, Interrupt &, ListWork &);
+template DenseResult solve_lists(const RowMatrix<double> &, const Classes &, Matching &, double,
+                                 bool, Interrupt &, ListWork &);
 
 } // namespace lmc

@@ -41,6 +41,6 @@ struct ListWork {
 // and columns and starts from any prices on the grid.
 template <class T>
 DenseResult solve_lists(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching,
-                        int threads, Interrupt &interrupt, ListWork &work);
+                        double tolerance, bool warm, Interrupt &interrupt, ListWork &work);
 
 } // namespace lmc

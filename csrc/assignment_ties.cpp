@@ -56,7 +56,7 @@ public:
   }
 
   // Row by row the smallest column that some optimum gives it, all earlier rows being fixed.
-  bool lexicographic() {
+  void lexicographic() {
     for (std::int64_t i = 0; i < graph_.rows; ++i) {
       const std::int64_t target = current(i);
       bool fresh = true;
@@ -86,10 +86,9 @@ public:
       }
       first_open_ = i + 1;
       if (interrupt_(graph_.words)) {
-        return false;
+        return;
       }
     }
-    return true;
   }
 
 private:
@@ -251,11 +250,13 @@ TightGraph TightGraph::transposed() const {
   return result;
 }
 
-bool canonical_optimum(const TightGraph &graph, const std::vector<char> &spare,
+void canonical_optimum(const TightGraph &graph, const std::vector<char> &spare,
                        const std::int64_t *prefer, std::vector<std::int64_t> &col_of,
                        Interrupt &interrupt) {
   TieBreaker breaker(graph, spare, prefer, col_of, interrupt);
-  return (!prefer || breaker.agree()) && breaker.lexicographic();
+  if (!prefer || breaker.agree()) {
+    breaker.lexicographic();
+  }
 }
 
 } // namespace lmc

@@ -28,8 +28,9 @@ struct TightGraph {
 // Replaces col_of (an optimal assignment, -1 for none) by the canonical optimum: the
 // lexicographically smallest (no partner counts as the largest), or where prefer is given the
 // lexicographically smallest among those that agree with it in most rows. `spare` marks the columns
-// (rows < cols) or rows (rows > cols) that may be without partner. Returns false if interrupted.
-bool canonical_optimum(const TightGraph &graph, const std::vector<char> &spare,
+// (rows < cols) or rows (rows > cols) that may be without partner. After an interrupt col_of
+// is some optimum.
+void canonical_optimum(const TightGraph &graph, const std::vector<char> &spare,
                        const std::int64_t *prefer, std::vector<std::int64_t> &col_of,
                        Interrupt &interrupt);
 

@@ -1,5 +1,7 @@
 import itertools
 import math
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -414,3 +416,97 @@ def test_many_threads_at_once():
     for thread in threads:
         thread.join()
     assert same == [True] * 30
+
+
+@pytest.mark.parametrize("shape", [(200, 200), (150, 220), (220, 150)])
+@pytest.mark.parametrize("kind", MATRICES)
+def test_wide_matrices_against_scipy_certificate_and_other_orientation(kind, shape):
+    rng = np.random.default_rng(11)
+    cost = random_matrix(rng, kind, *shape)
+    i, j = scipy.optimize.linear_sum_assignment(cost)
+    result = solve_assignment(cost)
+    expected = math.fsum(cost[i, j].astype(np.float64))
+    assert result.objective == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert_certified(cost, result)
+    for other in (
+        solve_assignment(np.asfortranarray(cost)),
+        solve_assignment(-cost, maximize=True),
+        solve_assignment(cost, initial_duals=(result.u, result.v)),
+        solve_assignment(cost.astype(np.float64)),
+        solve_assignment(cost, initial_duals=(rng.random(shape[0]), rng.random(shape[1]))),
+    ):
+        assert other.gap == 0.0
+        assert (other.cols == result.cols).all()
+
+
+def test_warm_start_reads_less():
+    rng = np.random.default_rng(12)
+    cost = rng.random((300, 300), dtype=np.float32)
+    cold = solve_assignment(cost)
+    warm = solve_assignment(cost, initial_duals=(cold.u, cold.v))
+    assert warm.list_visits + warm.rows_read < (cold.list_visits + cold.rows_read) / 2
+
+
+def test_max_gap_stops_early_within_its_bound():
+    cost = np.random.default_rng(13).random((400, 400), dtype=np.float32)
+    best = solve_assignment(cost)
+    for max_gap in (10.0, 1.0, 0.01):
+        result = solve_assignment(cost, max_gap=max_gap)
+        assert sorted(result.cols.tolist()) == list(range(400))
+        assert result.gap <= max_gap
+        assert result.objective - best.objective <= result.gap * (1 + 1e-12)
+    early = solve_assignment(cost, max_gap=10.0)
+    assert early.list_visits < best.list_visits
+
+
+def test_same_answer_for_any_thread_count():
+    cost = np.random.default_rng(14).integers(0, 50, (300, 300)).astype(np.float32)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            results.append(solve_assignment(cost))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        for field in ("cols", "u", "v", "margins"):
+            assert (getattr(result, field) == getattr(results[0], field)).all()
+
+
+# Rows read per row and list visits per row: no clock, so no noise.
+WORK = [("uniform", 10, 60), ("low rank", 25, 150), ("dead", 12, 60), ("constant", 6, 2)]
+
+
+@pytest.mark.parametrize(("kind", "reads", "visits"), WORK)
+def test_work_stays_bounded(kind, reads, visits):
+    rng = np.random.default_rng(15)
+    n = 600
+    cost = random_matrix(rng, kind, n, n)
+    result = solve_assignment(-cost, maximize=True)
+    assert result.gap == 0.0
+    assert result.rows_read <= reads * n
+    assert result.list_visits <= visits * n
+
+
+def test_interrupt_comes_through_and_the_next_call_works():
+    code = """
+import numpy as np, os, signal, threading, time
+from lmc_fast import linear_sum_assignment
+n = 3000
+cost = np.outer(np.arange(n), np.arange(n)).astype(np.float32)
+threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+start = time.monotonic()
+try:
+    while True:
+        linear_sum_assignment(cost)
+except KeyboardInterrupt:
+    late = time.monotonic() - start - 1.0
+assert linear_sum_assignment(np.eye(3), maximize=True)[1].tolist() == [0, 1, 2]
+print(late)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    # 0.2 s on a quiet machine; test machines are not quiet.
+    assert float(done.stdout) < 1.0

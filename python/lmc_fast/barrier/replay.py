@@ -179,7 +179,8 @@ def capture_graph(forward: Forward, *, device: torch.device) -> Captured:
                 forward()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads, a loader that pins memory say, may go on calling CUDA.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             output = forward()
 
     def replay() -> None:
