@@ -13,6 +13,7 @@
 
 #include "assignment.hpp"
 #include "barrier_cpu.hpp"
+#include "cross_entropy_cpu.hpp"
 #include "cuda_driver.hpp"
 #include "parallel.hpp"
 #include "version.hpp"
@@ -189,6 +190,18 @@ void mixed_relu_linear(const Array<const float> &rows, const Array<const std::in
                          out.data(), threads);
 }
 
+// logits (points, classes, examples), labels (examples), loss and wrong (points, examples),
+// sums (points, 2).
+void cross_entropy(const Array<const float> &logits, const Array<const std::int32_t> &labels,
+                   const Array<float> &loss, const Array<std::uint8_t> &wrong,
+                   const Array<double> &sums, int threads) {
+  const nb::gil_scoped_release release;
+  lmc::cross_entropy(logits.data(), labels.data(), static_cast<std::int64_t>(logits.shape(0)),
+                     static_cast<std::int64_t>(logits.shape(1)),
+                     static_cast<std::int64_t>(logits.shape(2)), loss.data(), wrong.data(),
+                     sums.data(), threads);
+}
+
 } // namespace
 
 NB_MODULE(_core, m) {
@@ -201,6 +214,9 @@ NB_MODULE(_core, m) {
         nb::arg("reports").noconvert(), nb::arg("u").none(), nb::arg("v").none(),
         nb::arg("margins").none());
   bind_cuda(m);
+  m.def("cross_entropy", &cross_entropy, nb::arg("logits").noconvert(),
+        nb::arg("labels").noconvert(), nb::arg("loss").noconvert(), nb::arg("wrong").noconvert(),
+        nb::arg("sums").noconvert(), nb::arg("threads"));
   m.def("mixed_units", &mixed_units, nb::arg("rows").noconvert(), nb::arg("unit_rows").noconvert(),
         nb::arg("networks").noconvert(), nb::arg("shares").noconvert(), nb::arg("scale").none(),
         nb::arg("shift").none(), nb::arg("relu"), nb::arg("out").noconvert(), nb::arg("threads"));

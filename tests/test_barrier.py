@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lmc_fast import BarrierCurve, LmcWarning, PermutationSpec, barrier
+from lmc_fast.barrier.losses import make_loss
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -441,3 +442,33 @@ def test_tied_weights_stay_tied():
             p.copy_((p + q) / 2)
         wanted = float(F.cross_entropy(net(tokens).mT, tokens))
     assert curve.loss[1] == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 10, 17])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_compiled_cross_entropy_is_accurate_also_where_losses_are_small(classes, scale):
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(4, 261, classes, generator=generator) * scale
+    labels = logits[0].argmax(1)
+    labels[:20] = torch.randint(0, classes, (20,), generator=generator)
+    labels[::50] = -100
+    scores = make_loss("cross_entropy").score(logits, labels)
+    for k in range(4):
+        wanted = F.cross_entropy(logits[k].double(), labels, reduction="none").numpy()
+        np.testing.assert_allclose(scores.loss[k], wanted, rtol=3e-6, atol=1e-13)
+        wrong = (logits[k].argmax(1) != labels) & (labels != -100)
+        assert torch.equal(scores.error[k].bool(), wrong)
+        loss, error = scores.totals()
+        assert float(loss[k]) == pytest.approx(wanted.sum(), rel=1e-6, abs=1e-30)
+        assert float(error[k]) == float(wrong.sum())
+    assert float(scores.weight.sum()) == float((labels != -100).sum())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_compiled_cross_entropy_hides_no_bad_logit(value):
+    for place in range(3):
+        logits = torch.zeros(1, 4, 3)
+        logits[0, 1, place] = value
+        loss = make_loss("cross_entropy").score(logits, torch.tensor([0, 1, 2, 0])).loss
+        assert not torch.isfinite(loss[0, 1]) or (value > 0 and place == 1)
+        assert torch.isfinite(loss[0, [0, 2, 3]]).all()

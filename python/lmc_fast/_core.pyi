@@ -41,6 +41,14 @@ class CudaModule:
         params: bytes,
     ) -> None: ...
 
+def cross_entropy(
+    logits: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    loss: NDArray[np.float32],
+    wrong: NDArray[np.uint8],
+    sums: NDArray[np.float64],
+    threads: int,
+) -> None: ...
 def mixed_units(
     rows: NDArray[np.float32],
     unit_rows: NDArray[np.int64],

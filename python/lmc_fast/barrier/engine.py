@@ -172,12 +172,13 @@ class _Total:
         )
 
     def add(self, part: slice, scores: Scores) -> None:
-        self._loss = self._added(self._loss, part, scores.loss.sum(1))
-        weight = scores.weight.to(scores.loss.device, torch.float64).sum()
+        loss, error = scores.totals()
+        self._loss = self._added(self._loss, part, loss)
+        weight = scores.weight.to(loss.device, torch.float64).sum()
         self._weight = self._added(self._weight, part, weight.expand(part.stop - part.start))
-        self._has_error = self._has_error and scores.error is not None
-        if scores.error is not None:
-            self._error = self._added(self._error, part, scores.error.sum(1))
+        self._has_error = self._has_error and error is not None
+        if error is not None:
+            self._error = self._added(self._error, part, error)
         if scores.tempered is not None:
             self._tempered = self._added(self._tempered, part, scores.tempered)
         if scores.invalid is not None:
@@ -220,8 +221,8 @@ def _array(total: Tensor | None) -> NDArray[np.float64] | None:
 
 
 def _row(scores: Scores, k: int) -> Scores:
-    error = None if scores.error is None else scores.error[k].cpu()
-    return Scores(scores.loss[k].cpu(), error, scores.weight.cpu())
+    error = None if scores.error is None else scores.error[k].double().cpu()
+    return Scores(scores.loss[k].double().cpu(), error, scores.weight.cpu())
 
 
 def _joined(parts: Sequence[Sequence[Scores]]) -> ExampleLosses:

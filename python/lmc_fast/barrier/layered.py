@@ -55,7 +55,8 @@ class LayeredEvaluator:
         shapes = [self._mixer.stack(f"{step.name}.weight").shape[1:] for step in chain.linears]
         size = self._first.rows.element_size()
         widths = [shape[0] for shape in shapes]
-        hidden = max(map(sum, pairwise(widths)))
+        # The kernel that feeds the head keeps hidden activations to itself.
+        hidden = 0 if self._first.feeds_head else max(map(sum, pairwise(widths)))
         self._example_bytes = (hidden + widths[-1]) * size + widths[-1] * 3 * 8
         self._row_bytes = self._first.rows.shape[0] * size
         self._weight_bytes = sum(shape.numel() for shape in shapes[1:]) * size
@@ -93,11 +94,10 @@ class LayeredEvaluator:
         """
         probe = torch.cat([inputs, 1 - inputs])
         wanted = call_with(model, state, probe)
-        parts = probe.split([1, probe.shape[0] - 1])
         found = torch.cat(
             [
                 self._outputs(self._first.evaluated(self._chain.head(part)), slice(0, 1))[0]
-                for part in parts
+                for part in (probe[:1], probe[1:])
             ]
         )
         if not isinstance(wanted, Tensor) or wanted.shape != found.shape:

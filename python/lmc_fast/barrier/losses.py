@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import lmc_fast._core as _core
 from lmc_fast.barrier.temperature import tempered_sums
 
 LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
@@ -28,9 +29,9 @@ class Scores:
     Attributes
     ----------
     loss
-        Shape (K, B), float64: summed loss of each example at each of K points.
+        Shape (K, B), float64 or float32: summed loss of each example at each of K points.
     error
-        Shape (K, B), float64: how many terms are predicted wrongly; None without class targets.
+        Shape (K, B): how many terms are predicted wrongly; None without class targets.
     weight
         Shape (B,), float64: how many terms each example has.
     tempered
@@ -38,6 +39,8 @@ class Scores:
     invalid
         One boolean on the device, read at the end: whether some target is no class. None where
         the targets were checked already.
+    sums
+        Shape (K, 2), float64: the sums over the examples of loss and error, where known already.
     """
 
     loss: Tensor
@@ -45,6 +48,14 @@ class Scores:
     weight: Tensor
     tempered: Tensor | None = None
     invalid: Tensor | None = None
+    sums: Tensor | None = None
+
+    def totals(self) -> tuple[Tensor, Tensor | None]:
+        """Return the sums over the examples of loss and error, each (K,), float64."""
+        if self.sums is not None:
+            return self.sums[:, 0], self.sums[:, 1]
+        error = None if self.error is None else self.error.double().sum(1)
+        return self.loss.double().sum(1), error
 
 
 @dataclass(frozen=True)
@@ -143,6 +154,9 @@ def _classify(logits: Tensor, targets: Tensor, name: str, temper: bool) -> Score
             f"{name}: class targets must lie in 0..{classes - 1}, "
             f"got {int(labels.min())}..{int(labels.max())}"
         )
+    weight = kept.reshape(examples, -1).sum(-1, dtype=torch.float64)
+    if logits.dtype == torch.float32 and logits.device.type == "cpu" and not temper:
+        return _classify_compiled(logits, labels.where(kept, -1), weight)
     flat = logits.reshape(points, -1, classes)
     loss = torch.empty(flat.shape[:2], dtype=torch.float64, device=flat.device)
     wrong = torch.empty_like(loss)
@@ -157,12 +171,36 @@ def _classify(logits: Tensor, targets: Tensor, name: str, temper: bool) -> Score
         if temper:
             sums = tempered_sums(wide, picked, kept[start : start + step])
             tempered = sums if tempered is None else tempered + sums
-    terms = kept.reshape(examples, -1)
     return Scores(
         loss.where(kept, 0.0).reshape(points, examples, -1).sum(-1),
         wrong.where(kept, 0.0).reshape(points, examples, -1).sum(-1),
-        terms.sum(-1, dtype=torch.float64),
+        weight,
         tempered,
+    )
+
+
+def _classify_compiled(logits: Tensor, labels: Tensor, weight: Tensor) -> Scores:
+    """Cross-entropy of float32 logits (K, B, ..., C); a negative label leaves its term out."""
+    points, examples, classes = logits.shape[0], logits.shape[1], logits.shape[-1]
+    by_class = logits.reshape(points, -1, classes).transpose(1, 2).contiguous()
+    loss = by_class.new_empty(points, by_class.shape[2])
+    wrong = torch.empty(loss.shape, dtype=torch.uint8)
+    sums = torch.empty(points, 2, dtype=torch.float64)
+    _core.cross_entropy(
+        by_class.numpy(),
+        labels.int().numpy(),
+        loss.numpy(),
+        wrong.numpy(),
+        sums.numpy(),
+        torch.get_num_threads(),
+    )
+    if by_class.shape[2] == examples:
+        return Scores(loss, wrong, weight, sums=sums)
+    return Scores(
+        loss.reshape(points, examples, -1).sum(-1, dtype=torch.float64),
+        wrong.reshape(points, examples, -1).sum(-1, dtype=torch.float64),
+        weight,
+        sums=sums,
     )
 
 

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from lmc_fast.barrier.losses import LossFunction
 from lmc_fast.barrier.normalise import NORMS
 from lmc_fast.barrier.points import StateDict, complete_state
+from lmc_fast.checkpoints import load_state_dict
 from lmc_fast.data import Data
 from lmc_fast.errors import LmcWarning
 from lmc_fast.permutation import apply_permutation
@@ -119,9 +120,7 @@ def moved(state: StateDict, permutation: Any, spec: Any = None) -> StateDict:
 def state_of(network: Network) -> dict[str, Tensor]:
     """Return the detached tensors of a module, a state dict, or a checkpoint on disk."""
     if isinstance(network, (str, os.PathLike)):
-        from lmc_fast.checkpoints import load_state_dict
-
-        return dict(load_state_dict(network))
+        return load_state_dict(network)
     if isinstance(network, nn.Module):
         network = network.state_dict()
     if not isinstance(network, Mapping):

@@ -1,0 +1,174 @@
+"""Barriers against the loop that every rival uses: load_state_dict per alpha, a full pass each."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable
+from itertools import combinations
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+from lmc_fast import barrier, barrier_matrix
+from lmc_fast.nets import MLP, resnet20
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from bench import record
+
+
+def loop(a: nn.Module, b: nn.Module, data: Iterable[Any], alphas: int) -> list[float]:
+    """Mean loss at each alpha, the rivals' way."""
+    net = copy.deepcopy(a).eval()
+    state_a, state_b = a.state_dict(), b.state_dict()
+    losses = []
+    with torch.no_grad():
+        for alpha in torch.linspace(0, 1, alphas).tolist():
+            net.load_state_dict(
+                {
+                    k: (1 - alpha) * v + alpha * state_b[k] if v.is_floating_point() else v
+                    for k, v in state_a.items()
+                }
+            )
+            total, correct, count = 0.0, 0, 0
+            for x, y in data:
+                out = net(x)
+                total += float(F.cross_entropy(out, y, reduction="sum"))
+                correct += int((out.argmax(1) == y).sum())
+                count += len(y)
+            losses.append(total / count)
+    return losses
+
+
+def paired(
+    ours: Callable[[], Any], rival: Callable[[], Any], repeats: int, scale: float = 1.0
+) -> dict[str, Any]:
+    """Wall and processor seconds of both, alternating; the ratio is of the medians."""
+    seconds: dict[str, list[float]] = {"ours": [], "rival": [], "ours_cpu": [], "rival_cpu": []}
+    for _ in range(repeats):
+        for name, call, factor in (("ours", ours, 1.0), ("rival", rival, scale)):
+            wall, cpu = time.perf_counter(), time.process_time()
+            call()
+            seconds[name].append((time.perf_counter() - wall) * factor)
+            seconds[f"{name}_cpu"].append((time.process_time() - cpu) * factor)
+    median = {name: float(np.median(values)) for name, values in seconds.items()}
+    return {
+        "seconds": seconds,
+        "times_faster": median["rival"] / median["ours"],
+        "times_less_cpu": median["rival_cpu"] / median["ours_cpu"],
+    }
+
+
+def batched(x: Tensor, y: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+def perceptron(sizes: tuple[int, ...], repeats: int) -> dict[str, Any]:
+    a, b = MLP(sizes), MLP(sizes)
+    x, y = torch.rand(10_000, sizes[0]), torch.randint(0, sizes[-1], (10_000,))
+    data = batched(x, y, 500)
+    result = paired(lambda: barrier(a, b, data, alphas=25), lambda: loop(a, b, data, 25), repeats)
+    part = [(x[:500].double(), y[:500])]
+    exact = loop(copy.deepcopy(a).double(), copy.deepcopy(b).double(), part, 25)
+    ours = barrier(a, b, (x[:500], y[:500]), alphas=25)
+    result["relative_error"] = float(np.abs(ours.loss / np.array(exact) - 1).max())
+    result["own_barrier"] = barrier(a, a, (x[:500], y[:500]), alphas=25).loss_barrier()
+    return result
+
+
+def population(repeats: int, pairs: int) -> dict[str, Any]:
+    nets = [MLP((2, 64, 1), binary=True) for _ in range(50)]
+    data = torch.randn(512, 2), torch.randint(0, 2, (512,))
+    everything = list(combinations(range(50), 2))
+    some = everything[:: len(everything) // pairs][:pairs]
+    result = paired(
+        lambda: barrier_matrix(nets, data, alphas=11),
+        lambda: [loop(nets[i], nets[j], [data], 11) for i, j in some],
+        repeats,
+        scale=len(everything) / pairs,
+    )
+    return {**result, "rival_pairs": pairs, "pairs": len(everything)}
+
+
+def convolutional(repeats: int) -> dict[str, Any]:
+    a, b = resnet20(16), resnet20(16)
+    x, y = torch.rand(1000, 3, 32, 32), torch.randint(0, 10, (1000,))
+    read = {"ours": 0, "rival": 0}
+
+    def loader(name: str) -> Iterable[Any]:
+        class Counting(TensorDataset):
+            def __getitem__(self, index: Any) -> Any:
+                read[name] += 1
+                return super().__getitem__(index)
+
+        return DataLoader(Counting(x, y), batch_size=250)
+
+    ours, rival = loader("ours"), loader("rival")
+    result = paired(
+        lambda: barrier(a, b, ours, alphas=11, norm="keep"), lambda: loop(a, b, rival, 11), repeats
+    )
+    return {**result, "examples_read": {k: v // repeats for k, v in read.items()}}
+
+
+def _peak(limit: int, send: Any) -> None:
+    a, b = MLP((784, 512, 512, 512, 10)), MLP((784, 512, 512, 512, 10))
+    data = torch.rand(10_000, 784), torch.randint(0, 10, (10_000,))
+    barrier(a, b, (data[0][:8], data[1][:8]), alphas=3, max_memory=limit)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    barrier(a, b, data, alphas=25, max_memory=limit)
+    send.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+
+
+def memory() -> dict[str, int]:
+    """Growth of the peak resident memory at two limits, each in a fresh process."""
+    peaks = {}
+    context = get_context("spawn")
+    for limit in (32 << 20, 1 << 30):
+        receive, send = context.Pipe(duplex=False)
+        process = context.Process(target=_peak, args=(limit, send))
+        process.start()
+        peaks[str(limit)] = int(receive.recv())
+        process.join()
+    return peaks
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench barrier", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=50, help="pairs that the loop is timed on")
+    args = parser.parse_args(argv)
+    torch.manual_seed(0)
+    rows: dict[str, Any] = {}
+    for name, run in (
+        (
+            "MLP 784-512-10, 25 alphas, 10k examples",
+            lambda: perceptron((784, 512, 10), args.repeats),
+        ),
+        (
+            "all pairs of 50 Moons nets of width 64, 11 alphas",
+            lambda: population(args.repeats, args.pairs),
+        ),
+        (
+            "ResNet-20, 11 alphas, 1k images through a DataLoader",
+            lambda: convolutional(args.repeats),
+        ),
+        (
+            "MLP 784-512-512-512-10, 25 alphas, 10k examples",
+            lambda: perceptron((784, 512, 512, 512, 10), args.repeats),
+        ),
+    ):
+        rows[name] = run()
+        print(
+            f"{name}: {rows[name]['times_faster']:.2f} x faster, "
+            f"{rows[name]['times_less_cpu']:.2f} x less processor time",
+            file=sys.stderr,
+            flush=True,
+        )
+    print(record.store("barrier", {"rows": rows, "peak_memory_growth": memory()}))
+    return 0
