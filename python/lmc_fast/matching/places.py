@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmc_fast.errors import SpecMismatchError
-from lmc_fast.permutation import axis_index
+from lmc_fast.permutation import axis_index, gather
 from lmc_fast.spec import PermutationSpec
 
 
@@ -121,11 +120,37 @@ def row_index(
             axis = dim if dim < place.axis else dim - len(segment) + 1
             along = axis_index(spec, terms, axis, permutation)
         if along.ndim != 1:
-            raise SpecMismatchError(
-                f"{place.tensor}: expected {groups[0]!r} to move the rows of {place.group!r} alike"
-            )
+            return _nested_rows(spec, place, permutation)
         index = along if index is None else (index[:, None] * len(along) + along).reshape(-1)
     return index
+
+
+def _nested_rows(spec: PermutationSpec, place: Place, permutation: Mapping[str, Tensor]) -> Tensor:
+    """Rows where a group moves that is nested in the group of another axis.
+
+    Numbers every position by its row, moves the numbers like the tensor, and reads them off at the
+    first unit and the first place of the block.
+    """
+    terms = spec.tensors[place.tensor]
+    segments = terms[place.axis].segments
+    lengths = [_length(spec, s) for s in segments]
+    span = (place.axis, sum(lengths[: place.segment]), lengths[place.segment])
+    shape = [spec.axis_size(term) or 0 for term in terms]
+    inside = list(shape)
+    inside[place.axis : place.axis + 1] = spec.factor_sizes(segments[place.segment])
+    rest = _rest(spec, place)
+    moving = [dim for dim, groups in rest if groups]
+    held = permutation[place.group]
+    counted = [n if dim in moving else 1 for dim, n in enumerate(inside)]
+    rows = torch.Size(counted).numel()
+    numbers = torch.arange(rows, device=held.device).reshape(counted).expand(inside)
+    full = torch.zeros(shape, dtype=torch.int64, device=held.device)
+    part = full.narrow(*span)
+    part.copy_(numbers.reshape(part.shape))
+    still = torch.arange(held.shape[-1], device=held.device).expand(held.shape)
+    moved = gather(spec, terms, {**permutation, place.group: still}, full)
+    others = [dim for dim in range(len(inside)) if dim not in moving]
+    return moved.narrow(*span).reshape(inside).permute(*moving, *others).reshape(rows, -1)[:, 0]
 
 
 def _rest(spec: PermutationSpec, place: Place) -> list[tuple[int, tuple[str, ...]]]:

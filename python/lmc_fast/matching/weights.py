@@ -10,7 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lmc_fast.assignment import Assignment, solve_assignment
+from lmc_fast.matching.families import weight_pieces
 from lmc_fast.matching.places import Unfolded, places_of, row_index, unfold
+from lmc_fast.matching.structured import families_of, moved_by, solve_structured
 from lmc_fast.permutation import Permutation, gather
 from lmc_fast.spec import PermutationSpec
 
@@ -123,9 +125,15 @@ def descend(
     Groups are visited in a random order drawn from `generator`. A group is solved again only when
     a neighbour moved since, and only the rows that moved are multiplied again.
     """
-    groups = list(problem.unfolded)
+    families = families_of(problem.spec)
+    groups = [name for name in problem.unfolded if name not in problem.spec.parents]
     permutation = dict(initial)
-    states = {name: _GroupState(problem, name) for name in groups}
+    states: dict[str, _GroupState | _FamilyState] = {
+        name: _FamilyState(problem, name, families[name])
+        if name in families
+        else _GroupState(problem, name)
+        for name in groups
+    }
     moves = dict.fromkeys(problem.spec.groups, 0)
     solved_at: dict[str, tuple[int, ...]] = {}
     history = [weight_objective(problem, permutation)]
@@ -138,7 +146,8 @@ def descend(
             if solved_at.get(name) == seen:
                 continue
             if states[name].step(permutation):
-                moves[name] += 1
+                for member in (name, *families.get(name, ())):
+                    moves[member] += 1
                 changed = True
             solved_at[name] = seen
         history.append(history[-1] + sum(state.take_gain() for state in states.values()))
@@ -247,6 +256,47 @@ class _GroupState:
                 if len(cycle) == len(start):
                     break
         return moved
+
+
+class _FamilyState:
+    """An outer group and the groups nested in it, solved together."""
+
+    def __init__(self, problem: WeightProblem, outer: str, inner: tuple[str, ...]) -> None:
+        self.problem = problem
+        self.outer = outer
+        entries = problem.unfolded[outer]
+        self.places = [entry.place for entry in entries]
+        self.tensors = tuple(dict.fromkeys(place.tensor for place in self.places))
+        movers = dict.fromkeys(m for entry in entries for m in entry.movers)
+        self.movers = tuple(m for m in movers if m not in inner)
+        self.assignment: Assignment | None = None
+        self.identity = 0.0
+        self.matched = 0.0
+        self.gain = 0.0
+
+    def take_gain(self) -> float:
+        gain, self.gain = self.gain, 0.0
+        return gain
+
+    def step(self, permutation: Permutation) -> bool:
+        """Solve the family given the others; move it if the true objective rises."""
+        problem = self.problem
+        pieces = weight_pieces(problem.spec, problem.a, problem.b, self.places, permutation)
+        found = solve_structured(problem.spec.groups, self.outer, pieces)
+        self.assignment, self.matched = found.outer, found.identity
+        self.identity = self.identity or found.identity
+        candidate = {
+            **permutation,
+            **moved_by(problem.spec, self.outer, found, permutation),
+        }
+        value = weight_objective(problem, permutation, self.tensors)
+        trial = weight_objective(problem, candidate, self.tensors)
+        if trial <= value + torch.finfo(pieces[0].similarity.dtype).eps * abs(trial):
+            return False
+        permutation.update(candidate)
+        self.gain += trial - value
+        self.matched = found.matched
+        return True
 
 
 def _cycles(start: Tensor, target: Tensor, gains: Tensor) -> list[Tensor]:

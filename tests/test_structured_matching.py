@@ -1,0 +1,175 @@
+"""Planted permutations of heads, per-head channels and grouped channels come back exactly."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from lmc_fast import (
+    PermutationSpec,
+    apply_permutation,
+    invert,
+    linear_sum_assignment,
+    match,
+    random_permutation,
+)
+from lmc_fast.matching import Matching
+from lmc_fast.matching.structured import Piece, solve_structured
+from torch import nn
+from torch.nn import functional as F
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Block(nn.Module):
+    """Pre-norm attention with grouped queries, rotary positions by option, and a gated MLP."""
+
+    def __init__(self, width, heads, groups, channels, *, rotary):
+        super().__init__()
+        self.shape, self.rotary = (heads, groups, channels), rotary
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.q = nn.Linear(width, heads * channels, bias=False)
+        self.k = nn.Linear(width, groups * channels, bias=False)
+        self.v = nn.Linear(width, groups * channels, bias=False)
+        self.o = nn.Linear(heads * channels, width, bias=False)
+        self.gate, self.up = nn.Linear(width, 3 * width), nn.Linear(width, 3 * width)
+        self.down = nn.Linear(3 * width, width)
+
+    def forward(self, x):
+        heads, groups, channels = self.shape
+        h = self.norm1(x)
+        q = self.q(h).unflatten(-1, (heads, channels)).transpose(1, 2)
+        k, v = (
+            layer(h).unflatten(-1, (groups, channels)).transpose(1, 2) for layer in (self.k, self.v)
+        )
+        if self.rotary:
+            frequencies = torch.tensor([1.0, 0.3, 0.1, 0.01])[: channels // 2].repeat(2)
+            angles = torch.arange(x.shape[1])[:, None] * frequencies
+            q, k = (
+                t * angles.cos()
+                + torch.cat([-t[..., channels // 2 :], t[..., : channels // 2]], -1) * angles.sin()
+                for t in (q, k)
+            )
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        x = x + self.o(out.transpose(1, 2).flatten(-2))
+        h = self.norm2(x)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+
+
+class Transformer(nn.Module):
+    def __init__(self, *, heads=4, groups=4, rotary=False):
+        super().__init__()
+        self.embed = nn.Linear(6, 24)
+        self.blocks = nn.Sequential(*(Block(24, heads, groups, 6, rotary=rotary) for _ in range(2)))
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x):
+        return self.head(self.blocks(self.embed(x)).mean(1))
+
+
+class Gpt(nn.Module):
+    """Fused projections and a position table, as in GPT-2."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(11, 24), nn.Parameter(randn(5, 24))
+        self.attn, self.proj = nn.Linear(24, 72), nn.Linear(24, 24)
+        self.norm, self.fc1, self.fc2 = nn.LayerNorm(24), nn.Linear(24, 48), nn.Linear(48, 24)
+
+    def forward(self, tokens):
+        x = self.tokens(tokens) + self.places
+        q, k, v = (
+            t.unflatten(-1, (4, 6)).transpose(1, 2) for t in self.attn(self.norm(x)).chunk(3, -1)
+        )
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.proj(out.transpose(1, 2).flatten(-2))
+        x = x + self.fc2(F.gelu(self.fc1(x)))
+        return x @ self.tokens.weight.T
+
+
+class Grouped(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 12, 3),
+            nn.GroupNorm(3, 12),
+            nn.ReLU(),
+            nn.Conv2d(12, 18, 3, groups=3),
+            nn.ReLU(),
+            nn.Conv2d(18, 2, 1),
+        )
+
+
+SEQUENCE = randn(2, 5, 6)
+MODELS = {
+    "vit": (Transformer, SEQUENCE),
+    "llama": (lambda: Transformer(groups=2, rotary=True), SEQUENCE),
+    "grouped queries": (lambda: Transformer(groups=2), SEQUENCE),
+    "gpt": (Gpt, torch.randint(11, (2, 5))),
+    "grouped convolution": (Grouped, randn(2, 3, 8, 8)),
+}
+
+
+def planted(name):
+    torch.random.manual_seed(0)
+    build, inputs = MODELS[name]
+    a = build()
+    spec = PermutationSpec.from_model(a, inputs)
+    assert spec.parents
+    p = random_permutation(spec, generator=torch.Generator().manual_seed(1))
+    b = copy.deepcopy(a)
+    b.load_state_dict(apply_permutation(spec, p, a.state_dict()))
+    return a, b, spec, p, inputs
+
+
+@pytest.fixture(autouse=True)
+def _keep_the_seed():
+    with torch.random.fork_rng():
+        yield
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_planted_permutations_are_recovered_from_weights(name):
+    a, b, spec, p, inputs = planted(name)
+    result = match(a, b, example_inputs=inputs, restarts=8)
+    expected = invert(p, spec)
+    assert all(torch.equal(result.permutation[g], expected[g]) for g in spec.groups)
+    assert result.converged
+    assert result.objective == pytest.approx(result.bound, rel=1e-4)
+    assert list(result.history) == sorted(result.history)
+
+
+def test_a_structured_matching_saves_applies_and_connects(tmp_path):
+    a, b, _, _, inputs = planted("llama")
+    result = match(a, b, example_inputs=inputs, restarts=8)
+    result.save(tmp_path / "m.safetensors")
+    loaded = Matching.load(tmp_path / "m.safetensors")
+    aligned = loaded.apply(b)
+    torch.testing.assert_close(aligned(inputs), a(inputs))
+    middle = {k: (v + aligned.state_dict()[k]) / 2 for k, v in a.state_dict().items()}
+    torch.testing.assert_close(torch.func.functional_call(a, middle, inputs), a(inputs))
+
+
+def test_two_levels_are_solved_exactly():
+    similarity = randn(3, 4, 3, 4, seed=3)
+    found = solve_structured({"h": 3, "c": 4}, "h", [Piece(("c",), similarity)])
+    best = max(
+        sum(
+            similarity[i, :, j][linear_sum_assignment(similarity[i, :, j], True)].sum()
+            for i, j in enumerate(outer)
+        )
+        for outer in itertools.permutations(range(3))
+    )
+    assert found.matched * 3 == pytest.approx(float(best), rel=1e-6)
+
+
+def test_shared_axes_never_lose_value():
+    for seed in range(5):
+        pieces = [
+            Piece(("q", "d"), randn(2, 3, 4, 2, 3, 4, seed=seed)),
+            Piece(("d",), randn(2, 4, 2, 4, seed=seed + 9)),
+            Piece((), randn(2, 2, seed=seed + 19)),
+        ]
+        found = solve_structured({"h": 2, "q": 3, "d": 4}, "h", pieces)
+        assert found.gain >= 0
