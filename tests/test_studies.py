@@ -1,11 +1,27 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from lmc_fast import barrier, match
 from lmc_fast.cli import main
-from lmc_fast.studies import Check, Context, Result, Row, Study, run_study, studies, summary, table
+from lmc_fast.datasets import Dataset
+from lmc_fast.nets import VGG16, resnet20
+from lmc_fast.studies import (
+    Check,
+    Context,
+    Result,
+    Row,
+    Study,
+    run_study,
+    runs,
+    studies,
+    summary,
+    table,
+)
+from lmc_fast.training import evaluate, train
 from matplotlib.figure import Figure
 
 NAMES = [
@@ -176,3 +192,20 @@ def test_a_study_is_decided_by_its_seed(tmp_path: Path):
         records.append(run_study(studies()["regions"], context, command="x")["rows"])
     assert records[0] == records[1] != records[2]
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [VGG16, resnet20])
+def test_full_scale_networks_start_with_the_published_recipe(make, tmp_path: Path, monkeypatch):
+    """One epoch of the recipe on a few random images: train, derive the spec, match, evaluate."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(64, 3, 32, 32, generator=g), torch.arange(64) % 10
+    images = Dataset(x, y, x[:20], y[:20], "random images", 10)
+    monkeypatch.setattr(Context, "cifar10", lambda self, **_: images)
+    _, _, data, recipe = runs.setting(Context("trajectory", "full", 0, tmp_path))
+    net = make(64, norm="layernorm")
+    a, b = (train(net, data, replace(recipe, epochs=1), seed=seed) for seed in (0, 1))
+    matching = match(a, b, example_inputs=x[:2])
+    torch.testing.assert_close(matching.apply(b)(x[:4]), b(x[:4]), rtol=1e-3, atol=1e-4)
+    curve = barrier(a, b, (x, y), permutation=matching, alphas=3)
+    assert curve.loss[2] == pytest.approx(evaluate(b, x, y)[0], rel=1e-3)

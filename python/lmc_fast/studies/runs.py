@@ -86,5 +86,5 @@ def runs(context: Context) -> tuple[list[State], list[State]]:
 
 def evaluation(context: Context, data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the part of the training set on which these studies measure barriers."""
-    count = context.choose(quick=1000, default=5000, full=10_000)
+    count = context.choose(quick=1000, default=2000, full=10_000)
     return data.train_x[:count], data.train_y[:count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -36,8 +37,7 @@ def _barriers(a: Tensor, b: Tensor, teacher: Tensor) -> Tensor:
     alphas = torch.linspace(0, 1, ALPHAS, dtype=a.dtype)
     loss = torch.stack([population_loss(torch.lerp(a, b, t), teacher) for t in alphas], dim=1)
     excess: Tensor = loss - torch.lerp(loss[:, :1], loss[:, -1:], alphas)
-    highest: Tensor = torch.max(excess, 1).values
-    return highest
+    return excess.amax(1)
 
 
 def initial_students(
@@ -46,7 +46,7 @@ def initial_students(
     """Draw students (count, width, d) from N(0, I / d), times M / width and `scale`."""
     neurons, d = teacher.shape
     drawn = torch.randn(count, width, d, generator=generator, dtype=torch.float64)
-    return drawn / d**0.5 * neurons / width * scale
+    return drawn / math.sqrt(d) * neurons / width * scale
 
 
 def _sweep(
