@@ -209,3 +209,12 @@ def test_full_scale_networks_start_with_the_published_recipe(make, tmp_path: Pat
     torch.testing.assert_close(matching.apply(b)(x[:4]), b(x[:4]), rtol=1e-3, atol=1e-4)
     curve = barrier(a, b, (x, y), permutation=matching, alphas=3)
     assert curve.loss[2] == pytest.approx(evaluate(b, x, y)[0], rel=1e-3)
+
+
+def test_the_page_of_studies_is_generated_from_the_stored_runs(monkeypatch):
+    root = Path(__file__).parent.parent
+    if not (root / "bench" / "results" / "studies").is_dir():
+        pytest.skip("no stored runs beside the tests")
+    monkeypatch.chdir(root)
+    page = (root / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert page == summary(Path("bench/results/studies"))

@@ -152,30 +152,33 @@ def run_study(study: Study, context: Context, *, command: str) -> dict[str, Any]
     """Run a study, write ``NAME.json`` and ``NAME.png`` to `context.out` and return the record."""
     start = time.perf_counter()
     result = study.run(context)
-    record = {
-        "study": study.name,
-        "claim": study.claim,
-        "source": study.source,
-        "scale": context.scale,
-        "seed": context.seed,
-        "command": command,
-        "seconds": round(time.perf_counter() - start + sum(context.spent), 1),
-        "environment": {
-            "cpu": _cpu(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-        },
-        "settings": result.settings,
-        "rows": [asdict(row) | {"difference": row.difference} for row in result.rows],
-        "checks": [asdict(check) for check in result.checks],
-        "notes": result.notes,
-        "details": result.details,
-    }
+    record: dict[str, Any] = _plain(
+        {
+            "study": study.name,
+            "claim": study.claim,
+            "source": study.source,
+            "scale": context.scale,
+            "seed": context.seed,
+            "command": command,
+            "seconds": round(time.perf_counter() - start + sum(context.spent), 1),
+            "environment": {
+                "cpu": _cpu(),
+                "threads": torch.get_num_threads(),
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+            },
+            "settings": result.settings,
+            "rows": [asdict(row) | {"difference": row.difference} for row in result.rows],
+            "checks": [asdict(check) for check in result.checks],
+            "notes": result.notes,
+            "details": result.details,
+        }
+    )
     context.out.mkdir(parents=True, exist_ok=True)
     with replacing(context.out / f"{study.name}.png") as partial:
         result.figure.savefig(partial, dpi=120)
-    text = json.dumps(record, indent=1, default=_jsonable) + "\n"
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in record.items()]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
     with replacing(context.out / f"{study.name}.json") as partial:
         partial.write_text(text)
     return record
@@ -202,10 +205,17 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _jsonable(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """Return JSON-able data with numbers of seven significant digits."""
     if isinstance(value, torch.Tensor):
-        return value.tolist()
-    raise TypeError(f"expected numbers, strings and tensors in a record, got {type(value)}")
+        value = value.tolist()
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _cpu() -> str:
