@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = [
     {"errors", "files", "tensors", "_core", "reduction", "teacher_student"},
-    {"notation", "_cost", "_cuda", "data", "_data_files", "recipe", "checkpoints"},
+    {"notation", "shapes", "_cost", "_cuda", "data", "_data_files", "recipe", "checkpoints"},
     {"spec", "assignment", "statistics", "datasets", "nets"},
     {"permutation", "symmetry", "training"},
     {"barrier", "matching", "pruning"},

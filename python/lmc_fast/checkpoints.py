@@ -8,13 +8,17 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmc_fast.files import replacing
+from lmc_fast.tensors import check_readable
+
+Network: TypeAlias = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model")
 
@@ -69,6 +73,36 @@ def load_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{source}: expected a state dict (names to tensors), got {type(content).__name__}"
         )
     return dict(content)
+
+
+def state_of(network: Network) -> dict[str, Tensor]:
+    """Return the detached tensors of a module, a state dict, or a checkpoint on disk.
+
+    Raises
+    ------
+    TypeError
+        If `network` is none of these, or holds a tensor without values to read.
+    """
+    if isinstance(network, nn.Module):
+        state: Mapping[str, Any] = network.state_dict()
+    elif isinstance(network, Mapping):
+        state = network
+    elif isinstance(network, (str, os.PathLike)):
+        state = load_state_dict(network)
+    else:
+        raise TypeError(
+            "expected a Module, a state dict or a path to a checkpoint, got "
+            f"{type(network).__name__}"
+        )
+    result = {}
+    for name, tensor in state.items():
+        if name.endswith("_extra_state"):
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+        check_readable(name, tensor)
+        result[name] = tensor.detach()
+    return result
 
 
 def save_state_dict(state_dict: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:

@@ -9,15 +9,19 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from lmc_fast.errors import SpecMismatchError
 from lmc_fast.notation import Factor, Term, fixed, group, parse_terms
+from lmc_fast.shapes import (
+    MAX_OFFENDERS,
+    agree,
+    check_tensors,
+    infer_sizes,
+    raise_offenders,
+    shapes_of,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-MAX_OFFENDERS = 5
-"""How many offending tensors an error message names."""
 
 
 @dataclass(frozen=True)
@@ -230,8 +234,8 @@ class PermutationSpec:
         """Fill in what the shapes of `like` tell: group sizes, fixed sizes, fixed tensors."""
         if like is not None:
             shapes = shapes_of(like)
-            _check_tensors(tensors, shapes)
-            _infer_sizes(tensors, shapes, sizes)
+            check_tensors(tensors, shapes)
+            infer_sizes(tensors, shapes, sizes)
             for name, shape in shapes.items():
                 terms = tensors.get(name, tuple(fixed(n) for n in shape))
                 tensors[name] = tuple(
@@ -262,18 +266,18 @@ class PermutationSpec:
             Naming up to five offending tensors.
         """
         shapes = shapes_of(like)
-        _check_tensors(self.tensors, shapes)
+        check_tensors(self.tensors, shapes)
         offenders = [
             f"{name} (expected [{' '.join(map(str, terms))}] = {expected}, got {shapes[name]})"
             for name, terms in self.tensors.items()
-            if not _agree(expected := tuple(self.axis_size(t) for t in terms), shapes[name])
+            if not agree(expected := tuple(self.axis_size(t) for t in terms), shapes[name])
         ]
         offenders += [
             f"{name} (not in the spec)"
             for name, shape in shapes.items()
             if name not in self.tensors and shape
         ]
-        _raise_offenders("sizes do not fit the spec", offenders)
+        raise_offenders("sizes do not fit the spec", offenders)
 
     def axis_size(self, term: Term) -> int | None:
         """Return the number of entries of an axis; None where the spec leaves it open."""
@@ -332,69 +336,6 @@ class PermutationSpec:
     def equivalent(self, other: PermutationSpec) -> bool:
         """Tell whether two specs are the same up to the names of their groups."""
         return _canonical(self) == _canonical(other)
-
-
-def shapes_of(like: nn.Module | Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of a module's state dict or of a state dict."""
-    state = like if isinstance(like, Mapping) else like.state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
-def _agree(expected: Sequence[int | None], shape: Sequence[int]) -> bool:
-    return all(e is None or e == n for e, n in zip(expected, shape, strict=True))
-
-
-def _check_tensors(
-    tensors: Mapping[str, tuple[Term, ...]], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    offenders = [f"{name} (missing)" for name in tensors if name not in shapes]
-    offenders += [
-        f"{name} (expected {len(terms)} axes, got shape {shapes[name]})"
-        for name, terms in tensors.items()
-        if name in shapes and len(terms) != len(shapes[name])
-    ]
-    _raise_offenders("tensors do not fit the spec", offenders)
-
-
-def _raise_offenders(what: str, offenders: list[str]) -> None:
-    if offenders:
-        more = len(offenders) - MAX_OFFENDERS
-        listed = ", ".join(offenders[:MAX_OFFENDERS]) + (f" and {more} more" if more > 0 else "")
-        raise SpecMismatchError(
-            f"{what}: {listed}; derive the spec with PermutationSpec.from_model or mend these lines"
-        )
-
-
-def _infer_sizes(
-    tensors: Mapping[str, tuple[Term, ...]],
-    shapes: Mapping[str, tuple[int, ...]],
-    sizes: dict[str, int],
-) -> None:
-    """Add the sizes of groups that are the only unknown of some axis, until none is left."""
-    progress = True
-    while progress:
-        progress = False
-        for name, terms in tensors.items():
-            for term, total in zip(terms, shapes[name], strict=True):
-                unknown = [g for g in term.groups if g not in sizes]
-                if len(unknown) != 1 or fixed(None) == term:
-                    continue
-                known, coefficient = 0, 0
-                for segment in term.segments:
-                    product = math.prod(
-                        (sizes.get(f, 1) if isinstance(f, str) else int(f or 0)) for f in segment
-                    )
-                    if unknown[0] in segment:
-                        coefficient += product
-                    else:
-                        known += product
-                size, remainder = divmod(total - known, coefficient or 1)
-                if remainder or size < 1:
-                    raise SpecMismatchError(
-                        f"{name}: expected an axis of the form {term}, got {total} entries"
-                    )
-                sizes[unknown[0]] = size
-                progress = True
 
 
 def _canonical(spec: PermutationSpec) -> tuple[Any, ...]:

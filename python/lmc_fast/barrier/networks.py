@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import TypedDict
 
 from lmc_fast.barrier.losses import LossFunction
 from lmc_fast.barrier.normalise import NORMS
 from lmc_fast.barrier.points import StateDict, complete_state
-from lmc_fast.checkpoints import load_state_dict
+from lmc_fast.checkpoints import Network, state_of
 from lmc_fast.data import Data
 from lmc_fast.errors import LmcWarning
 from lmc_fast.permutation import apply_permutation
 
-Network: TypeAlias = nn.Module | StateDict | str | os.PathLike[str]
 Norm = Literal["keep", "reset", "repair"]
 
 MAX_MEMORY = 1 << 31
@@ -115,20 +112,6 @@ def moved(state: StateDict, permutation: Any, spec: Any = None) -> StateDict:
         raise ValueError("a permutation given as a mapping needs spec=, the spec it belongs to")
     result: StateDict = apply_permutation(spec, moves, state)
     return result
-
-
-def state_of(network: Network) -> dict[str, Tensor]:
-    """Return the detached tensors of a module, a state dict, or a checkpoint on disk."""
-    if isinstance(network, (str, os.PathLike)):
-        return load_state_dict(network)
-    if isinstance(network, nn.Module):
-        network = network.state_dict()
-    if not isinstance(network, Mapping):
-        raise TypeError(
-            "a network must be a module, a state dict or the path of a checkpoint, "
-            f"got {type(network).__name__}"
-        )
-    return {name: t.detach() for name, t in network.items() if isinstance(t, torch.Tensor)}
 
 
 def _checked_norm(norm: str | None, model: nn.Module) -> str:

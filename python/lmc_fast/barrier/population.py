@@ -17,7 +17,6 @@ from lmc_fast.barrier.definitions import barrier_height
 from lmc_fast.barrier.engine import Evaluation
 from lmc_fast.barrier.networks import (
     MAX_MEMORY,
-    Network,
     Networks,
     Options,
     gathering,
@@ -25,6 +24,7 @@ from lmc_fast.barrier.networks import (
 )
 from lmc_fast.barrier.points import StateDict
 from lmc_fast.barrier.segment import alpha_grid, evaluate_at, settings_of
+from lmc_fast.checkpoints import Network
 from lmc_fast.data import Data, batches
 
 

@@ -13,8 +13,9 @@ from typing_extensions import Unpack
 from lmc_fast.barrier.curve import BarrierCurve
 from lmc_fast.barrier.engine import Evaluation, evaluate
 from lmc_fast.barrier.losses import LossFunction, make_loss
-from lmc_fast.barrier.networks import MAX_MEMORY, Network, Networks, Norm, Options
+from lmc_fast.barrier.networks import MAX_MEMORY, Networks, Norm, Options
 from lmc_fast.barrier.points import Points
+from lmc_fast.checkpoints import Network
 from lmc_fast.data import Data
 from lmc_fast.errors import LmcWarning
 

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
-from lmc_fast.barrier.networks import Network, Networks, Options, gathering
+from lmc_fast.barrier.networks import Networks, Options, gathering
 from lmc_fast.barrier.points import StateDict
 from lmc_fast.barrier.segment import evaluate_at, settings_of
+from lmc_fast.checkpoints import Network
 from lmc_fast.data import Data
 
 

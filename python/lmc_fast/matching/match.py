@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lmc_fast.assignment import Assignment
-from lmc_fast.checkpoints import load_state_dict
-from lmc_fast.data import Batch, Data, batches, device_of, move
-from lmc_fast.errors import SpecMismatchError
+from lmc_fast.checkpoints import Network, state_of
+from lmc_fast.data import Batch, Data, batches
 from lmc_fast.matching.activations import activation_similarity, match_activations
 from lmc_fast.matching.bound import objective_bound
+from lmc_fast.matching.inputs import SpecLike, check_alike, resolve_spec, tensors_in_objective
 from lmc_fast.matching.result import GroupStatistics, Matching
 from lmc_fast.matching.weights import arrange, descend
 from lmc_fast.permutation import (
@@ -25,19 +24,14 @@ from lmc_fast.permutation import (
     identity_permutation,
     random_permutation,
 )
-from lmc_fast.spec import MAX_OFFENDERS, PermutationSpec
-from lmc_fast.symmetry import example_inputs_for, prove_once
-from lmc_fast.tensors import check_readable
-
-Model: TypeAlias = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
-SpecLike: TypeAlias = PermutationSpec | str | Mapping[str, str | Sequence[str | None]]
+from lmc_fast.spec import PermutationSpec
 
 METHODS = ("weights", "activations")
 
 
 def match(
-    a: Model,
-    b: Model,
+    a: Network,
+    b: Network,
     *,
     data: Data | None = None,
     method: str | None = None,
@@ -123,8 +117,8 @@ def match(
     for name, value in (("restarts", restarts), ("max_sweeps", max_sweeps)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
-    state_a, state_b = _state_of(a), _state_of(b)
-    _check_alike(state_a, state_b)
+    state_a, state_b = state_of(a), state_of(b)
+    check_alike(state_a, state_b)
     module = a if isinstance(a, nn.Module) else b if isinstance(b, nn.Module) else None
     stream: Iterator[Batch] | None = None
     if data is not None:
@@ -132,7 +126,7 @@ def match(
         first = next(stream)
         stream = itertools.chain([first], stream)
         example_inputs = first.inputs if example_inputs is None else example_inputs
-    resolved, proof = _resolve_spec(spec, module, state_a, example_inputs)
+    resolved, proof = resolve_spec(spec, module, state_a, example_inputs)
     device = next((t.device for t in state_a.values()), torch.device("cpu"))
     if initial is not None and not isinstance(initial, Mapping):
         raise TypeError(f"initial: expected a dict of indices, got {type(initial).__name__}")
@@ -155,7 +149,7 @@ def match(
         return _by_activations(resolved, a, b, stream, metric, start, proof, progress)
     if metric not in (None, "inner"):
         raise ValueError(f"metric: expected 'inner' for weight matching, got {metric!r}")
-    counted = _tensors_in_objective(resolved, module, state_a, biases, running_statistics)
+    counted = tensors_in_objective(resolved, module, state_a, biases, running_statistics)
     options = _RunOptions(restarts, generator, max_sweeps, progress)
     return _by_weights(resolved, state_a, state_b, counted, start, proof, options)
 
@@ -276,121 +270,3 @@ def _statistics(
     return GroupStatistics(
         spec.groups[name], identity, matched, assignment.gap, margin, dead_a, dead_b
     )
-
-
-def _state_of(model: Model) -> Mapping[str, Tensor]:
-    if isinstance(model, nn.Module):
-        state = model.state_dict()
-    elif isinstance(model, Mapping):
-        state = dict(model)
-    elif isinstance(model, (str, os.PathLike)):
-        state = load_state_dict(model)
-    else:
-        raise TypeError(
-            f"expected a Module, a state dict or a path to a checkpoint, got {type(model).__name__}"
-        )
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-        check_readable(name, tensor)
-        if tensor.is_complex():
-            raise TypeError(
-                f"{name}: expected real weights, got {tensor.dtype}; use torch.view_as_real"
-            )
-    return {name: tensor.detach() for name, tensor in state.items()}
-
-
-def _check_alike(state_a: Mapping[str, Tensor], state_b: Mapping[str, Tensor]) -> None:
-    """Raise unless both have the same names, shapes, dtypes and devices."""
-    differences = [f"{n} (only in A)" for n in state_a if n not in state_b]
-    differences += [f"{n} (only in B)" for n in state_b if n not in state_a]
-    for name, x in state_a.items():
-        y = state_b.get(name)
-        if y is None:
-            continue
-        for what, left, right in (
-            ("shape", tuple(x.shape), tuple(y.shape)),
-            ("dtype", x.dtype, y.dtype),
-            ("device", x.device, y.device),
-        ):
-            if left != right:
-                differences.append(f"{name} ({what} {left} in A, {right} in B)")
-    if differences:
-        more = len(differences) - MAX_OFFENDERS
-        raise SpecMismatchError(
-            "expected two networks of one architecture, dtype and device, got different "
-            + ", ".join(differences[:MAX_OFFENDERS])
-            + (f" and {more} more" if more > 0 else "")
-        )
-
-
-def _resolve_spec(
-    spec: SpecLike | None,
-    module: nn.Module | None,
-    state: Mapping[str, Tensor],
-    example_inputs: Any,
-) -> tuple[PermutationSpec, str]:
-    """Return the spec to use and, in words, what was proven of it."""
-    if module is not None:
-        if example_inputs is None:
-            example_inputs = example_inputs_for(module)
-        example_inputs = move(example_inputs, device_of(module))
-    if spec is None:
-        if module is None:
-            raise ValueError(
-                "expected spec= where neither A nor B is a module: the symmetry of an architecture "
-                "cannot be read from a state dict alone"
-            )
-        return (
-            PermutationSpec.from_model(module, example_inputs),
-            "derived from the model and proven on it by random permutations",
-        )
-    if isinstance(spec, str):
-        spec = PermutationSpec.parse(spec, like=state)
-    elif isinstance(spec, Mapping):
-        spec = PermutationSpec.from_axes(spec, like=state)
-    elif not isinstance(spec, PermutationSpec):
-        raise TypeError(
-            f"spec: expected a PermutationSpec, its notation or a dict of axes, got "
-            f"{type(spec).__name__}"
-        )
-    spec.check(state)
-    if module is None:
-        return spec, "given; not proven, for no module was given"
-    proof = prove_once(spec, module, example_inputs)
-    if not proof.passed:
-        raise SpecMismatchError(
-            f"the spec fails its proof on {type(module).__name__}: {proof}; mend it or derive one "
-            "with PermutationSpec.from_model"
-        )
-    return spec, f"given, and proven on the model by random permutations ({proof})"
-
-
-def _tensors_in_objective(
-    spec: PermutationSpec,
-    module: nn.Module | None,
-    state: Mapping[str, Tensor],
-    biases: bool,
-    running_statistics: bool,
-) -> list[str]:
-    """Names of the float tensors that count: parameters, and by option biases and statistics.
-
-    A tensor under two names counts once.
-    """
-    statistics = {"running_mean", "running_var"}
-    buffers = set() if module is None else {name for name, _ in module.named_buffers()}
-    duplicates: set[str] = set()
-    if module is not None:
-        unique = {name for name, _ in module.named_parameters()}
-        every = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-        duplicates = every - unique
-    result = []
-    for name in spec.tensors:
-        last = name.rpartition(".")[2]
-        is_statistic = last in statistics or name in buffers
-        if not state[name].is_floating_point() or name in duplicates:
-            continue
-        if (is_statistic and not running_statistics) or ("bias" in last and not biases):
-            continue
-        result.append(name)
-    return result
