@@ -3,12 +3,18 @@ import math
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.optimize
 import torch
 from lmc_fast import linear_sum_assignment, solve_assignment
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.families import FAMILIES, random_matrix
+from bench.fuzz import check, draw
 
 INF = math.inf
 
@@ -109,49 +115,9 @@ def test_canonical_optimum_against_brute_force():
         assert tuple(keep.cols) == min(nearest, key=order)
 
 
-def random_matrix(rng, kind, rows, cols):
-    if kind == "uniform":
-        return rng.random((rows, cols))
-    if kind == "normal":
-        return rng.standard_normal((rows, cols)).astype(np.float32)
-    if kind == "integers":
-        return rng.integers(0, 4, (rows, cols)).astype(np.float32)
-    if kind == "constant":
-        return np.full((rows, cols), 0.1, dtype=np.float32)
-    if kind == "low rank":
-        x, y = rng.standard_normal((rows, 2)), rng.standard_normal((cols, 2))
-        return (x @ y.T).astype(np.float32)
-    if kind == "products":
-        return np.outer(np.arange(1, rows + 1), np.arange(1, cols + 1)).astype(np.float32)
-    if kind == "dead":
-        cost = rng.random((rows, cols)).astype(np.float32)
-        cost[rng.random(rows) < 0.4] = 0
-        cost[:, rng.random(cols) < 0.4] = 0
-        return cost
-    if kind == "duplicates":
-        cost = rng.random((rows, cols)).astype(np.float32)
-        return cost[rng.integers(0, rows, rows)][:, rng.integers(0, cols, cols)]
-    cost = rng.random((rows, cols)).astype(np.float32)
-    cost[rng.random((rows, cols)) < 0.3] = np.inf
-    return cost
-
-
-MATRICES = [
-    "uniform",
-    "normal",
-    "integers",
-    "constant",
-    "low rank",
-    "products",
-    "dead",
-    "duplicates",
-    "forbidden",
-]
-
-
-@pytest.mark.parametrize("kind", MATRICES)
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_agrees_with_scipy_and_certificate(kind):
-    rng = np.random.default_rng(MATRICES.index(kind))
+    rng = np.random.default_rng(FAMILIES.index(kind))
     for trial in range(40):
         rows, cols = rng.integers(1, 40, 2)
         if trial % 2:
@@ -169,7 +135,7 @@ def test_agrees_with_scipy_and_certificate(kind):
         assert_certified(cost, result)
 
 
-@pytest.mark.parametrize("kind", MATRICES)
+@pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("shape", [(30, 30), (20, 30)])
 def test_laws(kind, shape):
     rng = np.random.default_rng(7)
@@ -419,7 +385,7 @@ def test_many_threads_at_once():
 
 
 @pytest.mark.parametrize("shape", [(200, 200), (150, 220), (220, 150)])
-@pytest.mark.parametrize("kind", MATRICES)
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_wide_matrices_against_scipy_certificate_and_other_orientation(kind, shape):
     rng = np.random.default_rng(11)
     cost = random_matrix(rng, kind, *shape)
@@ -510,3 +476,10 @@ print(late)
     )
     # 0.2 s on a quiet machine; test machines are not quiet.
     assert float(done.stdout) < 1.0
+
+
+def test_random_matrices_of_all_kinds():
+    for trial in range(300):
+        rng = np.random.default_rng((99, trial))
+        _, cost, maximize = draw(rng, largest=160)
+        assert check(rng, cost, maximize) is None, trial
