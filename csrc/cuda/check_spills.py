@@ -1,6 +1,6 @@
 """Compile every kernel for every architecture, print what it takes, fail on spilled registers.
 
-    python csrc/cuda/check_spills.py [--nvcc NVCC] [ARCHITECTURE ...]
+    python csrc/cuda/check_spills.py [--nvcc NVCC] [--output REPORT.json] [ARCHITECTURE ...]
 
 Exits with 0 where nvcc is missing (and says so), with 1 on a spill or a compiler error.
 """
@@ -8,6 +8,7 @@ Exits with 0 where nvcc is missing (and says so), with 1 on a spill or a compile
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -46,6 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("architectures", nargs="*", default=ARCHITECTURES)
     parser.add_argument("--nvcc", default=shutil.which("nvcc"))
+    parser.add_argument("--output", type=Path, help="also write the table as JSON")
     arguments = parser.parse_args()
     if arguments.nvcc is None:
         print("no nvcc: the kernels were not compiled")
@@ -76,6 +78,16 @@ def main() -> int:
         print(kernel.ljust(width), *cells)
     for source, (_, seconds) in zip(sources, reports, strict=True):
         print(f"{source.name}: {seconds:.1f} s for {len(architectures)} architectures")
+    if arguments.output:
+        version = subprocess.run(
+            [arguments.nvcc, "--version"], capture_output=True, text=True, check=True
+        )
+        report = {
+            "command": "python csrc/cuda/check_spills.py --output REPORT",
+            "compiler": version.stdout.splitlines()[-1],
+            "kernels": found,
+        }
+        arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"{len(kernels)} kernels: {spilled} spill, {missing} missing")
     return int(bool(spilled or missing or not found))
 

@@ -4,7 +4,7 @@
 // float32 accuracy on the half-precision tensor cores: every element is shifted by a provisional
 // mean, scaled by a power of two and split into two halves, x = hi + lo; the products hi hi, hi lo
 // and lo hi go to float accumulators. Tensor cores truncate when they add, so a long chain drifts:
-// every 128 rows the accumulators are added, rounded to nearest, to a second set.
+// every 64 rows the accumulators are added, rounded to nearest, to a second set.
 //
 // Nothing here is atomic except the status bits: the partial sums of every slab of rows go to a
 // workspace and a second kernel adds them in order, so a result does not depend on the schedule.
@@ -16,7 +16,7 @@ constexpr int max_layers = 31; // of one launch: what fits into 4 kB of kernel p
 constexpr int threads = 256;
 constexpr int chunk = 4;  // consecutive elements a thread moves at a time
 constexpr int stages = 3; // tiles of raw input under way
-constexpr int chain = 8;  // 16-row products between two promotions: 128 rows
+constexpr int chain = 4;  // 16-row products between two promotions: 64 rows
 constexpr float largest_half = 65504.0f;
 
 enum ElementType : int { float32 = 0, float16 = 1, bfloat16 = 2 };
