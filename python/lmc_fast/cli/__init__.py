@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-COMMANDS = ("demo", "match", "apply", "barrier", "verify", "study")
+COMMANDS = ("demo", "match", "apply", "barrier", "verify", "zoo", "report", "study")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
