@@ -116,22 +116,22 @@ def convolutional(repeats: int) -> dict[str, Any]:
     return {**result, "examples_read": {k: v // repeats for k, v in read.items()}}
 
 
-def _peak(limit: int, send: Any) -> None:
+def _peak(limit: int, examples: int, send: Any) -> None:
     a, b = MLP((784, 512, 512, 512, 10)), MLP((784, 512, 512, 512, 10))
-    data = torch.rand(10_000, 784), torch.randint(0, 10, (10_000,))
+    data = torch.rand(examples, 784), torch.randint(0, 10, (examples,))
     barrier(a, b, (data[0][:8], data[1][:8]), alphas=3, max_memory=limit)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     barrier(a, b, data, alphas=25, max_memory=limit)
     send.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 
-def memory() -> dict[str, int]:
+def memory(examples: int) -> dict[str, int]:
     """Growth of the peak resident memory at two limits, each in a fresh process."""
     peaks = {}
     context = get_context("spawn")
     for limit in (32 << 20, 1 << 30):
         receive, send = context.Pipe(duplex=False)
-        process = context.Process(target=_peak, args=(limit, send))
+        process = context.Process(target=_peak, args=(limit, examples, send))
         process.start()
         peaks[str(limit)] = int(receive.recv())
         process.join()
@@ -142,9 +142,13 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench barrier", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=50, help="pairs that the loop is timed on")
+    parser.add_argument(
+        "--memory-examples", type=int, default=2000, help="examples of the memory measurement"
+    )
     args = parser.parse_args(argv)
     torch.manual_seed(0)
     rows: dict[str, Any] = {}
+    peaks = memory(args.memory_examples)
     for name, run in (
         (
             "MLP 784-512-10, 25 alphas, 10k examples",
@@ -164,13 +168,14 @@ def main(argv: list[str]) -> int:
         ),
     ):
         rows[name] = run()
+        # Stored after every row, so that an interrupted run keeps what it measured.
+        record.store("barrier", {"rows": rows, "peak_memory_growth": peaks})
         print(
             f"{name}: {rows[name]['times_faster']:.2f} x faster, "
             f"{rows[name]['times_less_cpu']:.2f} x less processor time",
             file=sys.stderr,
             flush=True,
         )
-    print(record.store("barrier", {"rows": rows, "peak_memory_growth": memory()}))
     return 0
 
 
