@@ -140,6 +140,17 @@ def test_planted_permutations_are_recovered_from_weights(name):
     assert list(result.history) == sorted(result.history)
 
 
+@pytest.mark.parametrize("name", [n for n in MODELS if n != "gpt"])
+def test_planted_permutations_are_recovered_from_activations(name):
+    a, b, spec, p, inputs = planted(name)
+    data = torch.cat([randn(16, *inputs.shape[1:], seed=s) for s in range(4)])
+    result = match(a, b, data=data)
+    expected = invert(p, spec)
+    assert all(torch.equal(result.permutation[g], expected[g]) for g in spec.groups)
+    assert result.history[1] >= result.history[0]
+    torch.testing.assert_close(result.apply(b)(inputs), a(inputs))
+
+
 def test_a_structured_matching_saves_applies_and_connects(tmp_path):
     a, b, _, _, inputs = planted("llama")
     result = match(a, b, example_inputs=inputs, restarts=8)

@@ -12,6 +12,12 @@ from tqdm import tqdm
 from lmc_fast.assignment import Assignment, solve_assignment
 from lmc_fast.data import Batch, call, count_examples, device_of, move
 from lmc_fast.errors import SpecMismatchError
+from lmc_fast.matching.structured import (
+    Piece,
+    StructuredAssignment,
+    families_of,
+    solve_structured,
+)
 from lmc_fast.matching.taps import Tap, captured, find_taps, units_of
 from lmc_fast.permutation import Permutation
 from lmc_fast.spec import PermutationSpec
@@ -27,7 +33,9 @@ class ActivationSimilarity:
     Attributes
     ----------
     similarity : dict[str, Tensor]
-        For every group the (units of A, units of B) matrix, summed over the group's taps.
+        For every plain group the (units of A, units of B) matrix, summed over the group's taps.
+    pieces : dict[str, tuple of Piece]
+        For every outer group of a structure the similarity of its units, one piece for each tap.
     taps : dict[str, int]
         How many activations each matrix sums over.
     dead_a, dead_b : dict[str, int]
@@ -37,6 +45,7 @@ class ActivationSimilarity:
     """
 
     similarity: dict[str, Tensor]
+    pieces: dict[str, tuple[Piece, ...]]
     taps: dict[str, int]
     dead_a: dict[str, int]
     dead_b: dict[str, int]
@@ -75,8 +84,9 @@ def activation_similarity(
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {METRICS}, got {metric!r}")
     taps = find_taps(spec, a)
-    moments: dict[str, dict[Tap, CrossMoments]] = {name: {} for name in spec.groups}
+    moments: dict[str, dict[Tap, CrossMoments]] = {name: {} for name in taps}
     modes = [(model, model.training) for root in (a, b) for model in root.modules()]
+    families = families_of(spec)
     samples = 0
     try:
         a.eval()
@@ -101,17 +111,19 @@ def activation_similarity(
     finally:
         for model, mode in modes:
             model.training = mode
-    unseen = [name for name, entries in moments.items() if not entries]
+    seen = {g for entries in moments.values() for tap in entries for g in tap.groups(spec)}
+    unseen = [name for name in spec.groups if name not in seen]
     if unseen:
         raise SpecMismatchError(
             f"expected the activations of every group at a layer of the model, saw none of "
             f"{unseen[:5]}: match these by weights"
         )
     return ActivationSimilarity(
-        {g: _total(list(m.values()), metric) for g, m in moments.items()},
+        {g: _total(list(m.values()), metric) for g, m in moments.items() if g not in families},
+        {g: tuple(_pieces(spec, moments[g], metric)) for g in families},
         {g: len(m) for g, m in moments.items()},
-        {g: _dead([m.dead_x for m in ms.values()]) for g, ms in moments.items()},
-        {g: _dead([m.dead_y for m in ms.values()]) for g, ms in moments.items()},
+        {g: _dead(spec, {t: m.dead_x for t, m in ms.items()}) for g, ms in moments.items()},
+        {g: _dead(spec, {t: m.dead_y for t, m in ms.items()}) for g, ms in moments.items()},
         samples,
     )
 
@@ -124,6 +136,25 @@ def match_activations(
         name: solve_assignment(matrix, maximize=True, ties="keep", prefer=prefer[name])
         for name, matrix in similarity.similarity.items()
     }
+
+
+def match_families(
+    spec: PermutationSpec, similarity: ActivationSimilarity
+) -> dict[str, StructuredAssignment]:
+    """Solve a two-level assignment for every outer group and the groups nested in it."""
+    return {
+        outer: solve_structured(spec.groups, outer, pieces)
+        for outer, pieces in similarity.pieces.items()
+    }
+
+
+def _pieces(
+    spec: PermutationSpec, moments: dict[Tap, CrossMoments], metric: str
+) -> Iterator[Piece]:
+    for tap, held in moments.items():
+        groups = tap.groups(spec)
+        shape = [spec.groups[g] for g in groups]
+        yield Piece(groups[1:], getattr(held, metric)().reshape(*shape, *shape))
 
 
 def _seen_at(
@@ -151,5 +182,9 @@ def _total(moments: list[CrossMoments], metric: str) -> Tensor:
     return total
 
 
-def _dead(masks: list[Tensor]) -> int:
-    return int(torch.stack(masks).all(0).sum().item())
+def _dead(spec: PermutationSpec, masks: dict[Tap, Tensor]) -> int:
+    """Count the units that are dead at every tap that sees them."""
+    alike: dict[tuple[str, ...], list[Tensor]] = {}
+    for tap, mask in masks.items():
+        alike.setdefault(tap.groups(spec), []).append(mask)
+    return sum(int(torch.stack(each).all(0).sum().item()) for each in alike.values())

@@ -13,10 +13,15 @@ from torch import Tensor, nn
 from lmc_fast.assignment import Assignment
 from lmc_fast.checkpoints import Network, state_of
 from lmc_fast.data import Batch, Data, batches
-from lmc_fast.matching.activations import activation_similarity, match_activations
+from lmc_fast.matching.activations import (
+    activation_similarity,
+    match_activations,
+    match_families,
+)
 from lmc_fast.matching.bound import objective_bound
 from lmc_fast.matching.inputs import SpecLike, check_alike, resolve_spec, tensors_in_objective
 from lmc_fast.matching.result import GroupStatistics, Matching
+from lmc_fast.matching.structured import value_of
 from lmc_fast.matching.weights import arrange, descend
 from lmc_fast.permutation import (
     Permutation,
@@ -239,14 +244,30 @@ def _by_activations(
             measured.dead_a[name],
             measured.dead_b[name],
         )
+    permutation = {name: assignment.cols for name, assignment in assignments.items()}
     objective = sum(assignment.objective for assignment in assignments.values())
+    gap = sum(assignment.gap for assignment in assignments.values())
+    for outer, found in match_families(spec, measured).items():
+        permutation |= {outer: found.outer.cols, **found.inner}
+        before += sum(value_of(piece, outer, start) for piece in measured.pieces[outer])
+        objective += found.outer.objective
+        gap += found.outer.gap
+        statistics[outer] = _statistics(
+            spec,
+            outer,
+            found.outer,
+            found.identity,
+            found.matched,
+            measured.dead_a[outer],
+            measured.dead_b[outer],
+        )
     return Matching(
-        permutation={name: assignment.cols for name, assignment in assignments.items()},
+        permutation=permutation,
         objective=objective,
         history=(before, objective),
         sweeps=1,
         converged=True,
-        bound=objective + sum(assignment.gap for assignment in assignments.values()),
+        bound=objective + gap,
         spec=spec,
         method="activations",
         metric=metric,

@@ -116,6 +116,20 @@ def solve_structured(
     )
 
 
+def value_of(piece: Piece, outer: str, permutation: Permutation) -> float:
+    """Return what a piece is worth under a permutation of its groups."""
+    k = len(piece.inner)
+    sizes = piece.similarity.shape[: k + 1]
+    device = piece.similarity.device
+    index = [torch.arange(n, device=device).view(-1, *[1] * (k - d)) for d, n in enumerate(sizes)]
+    index.append(permutation[outer].to(device).view(-1, *[1] * k))
+    for d, name in enumerate(piece.inner):
+        view = [sizes[0], *[1] * k]
+        view[1 + d] = sizes[1 + d]
+        index.append(permutation[name].to(device).view(view))
+    return piece.similarity[tuple(index)].sum(dtype=torch.float64).item()
+
+
 def moved_by(
     spec: PermutationSpec, outer: str, found: StructuredAssignment, permutation: Permutation
 ) -> Permutation:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lmc_fast.matching.places import Place
+from lmc_fast.matching.structured import families_of
 from lmc_fast.spec import PermutationSpec
 
 _LINEAR = (nn.Linear,)
@@ -41,6 +42,13 @@ class Tap:
     is_input: bool
     channel: int
     place: Place
+    factors: tuple[int, ...]
+    """Factors of the axis that are the units: the place's own, or an outer and its inner groups."""
+
+    def groups(self, spec: PermutationSpec) -> tuple[str, ...]:
+        """Names of the groups of the units."""
+        segment = spec.tensors[self.place.tensor][self.place.axis].segments[self.place.segment]
+        return tuple(str(segment[f]) for f in self.factors)
 
 
 def find_taps(spec: PermutationSpec, model: nn.Module) -> dict[str, tuple[Tap, ...]]:
@@ -48,6 +56,7 @@ def find_taps(spec: PermutationSpec, model: nn.Module) -> dict[str, tuple[Tap, .
 
     What a consumer reads is the activation after the nonlinearity, which is what the field
     matches on (REPAIR, Jordan 2022). A group that no module consumes is read where it is produced.
+    Groups nested in another are listed under it, with the units of all of them at once.
     """
     consumers: dict[str, list[Tap]] = {name: [] for name in spec.groups}
     producers: dict[str, list[Tap]] = {name: [] for name in spec.groups}
@@ -59,9 +68,35 @@ def find_taps(spec: PermutationSpec, model: nn.Module) -> dict[str, tuple[Tap, .
             for s, segment in enumerate(spec.tensors[name][axis].segments):
                 for f, factor in enumerate(segment):
                     if isinstance(factor, str):
-                        tap = Tap(path, is_input, channel, Place(name, factor, axis, s, f))
+                        place = Place(name, factor, axis, s, f)
+                        tap = Tap(path, is_input, channel, place, (f,))
                         (consumers if is_input else producers)[factor].append(tap)
-    return {name: tuple(consumers[name] or producers[name]) for name in spec.groups}
+    families = families_of(spec)
+    found = {
+        name: tuple(consumers[name] or producers[name])
+        for name in spec.groups
+        if name not in spec.parents and name not in families
+    }
+    for outer, inner in families.items():
+        joint = (
+            _with_outer(spec, tap, outer)
+            for name in inner
+            for tap in consumers[name] or producers[name]
+        )
+        found[outer] = tuple(dict.fromkeys(tap for tap in joint if tap is not None))
+    return found
+
+
+def _with_outer(spec: PermutationSpec, tap: Tap, outer: str) -> Tap | None:
+    """Extend a tap of an inner group to its outer group and up to one more inner group."""
+    place = tap.place
+    segment = spec.tensors[place.tensor][place.axis].segments[place.segment]
+    if outer not in segment:
+        return None
+    nested = [f for f, g in enumerate(segment) if spec.parents.get(str(g)) == outer][:2]
+    at = segment.index(outer)
+    shared = Place(place.tensor, outer, place.axis, place.segment, at)
+    return Tap(tap.module, tap.is_input, tap.channel, shared, (at, *nested))
 
 
 def _axes_of(module: nn.Module) -> list[tuple[int, bool, int]]:
@@ -78,6 +113,8 @@ def _axes_of(module: nn.Module) -> list[tuple[int, bool, int]]:
         return [(0, False, -1)] if len(module.normalized_shape) == 1 else []
     if isinstance(module, nn.Embedding):
         return [(1, False, -1)]
+    if type(module).__name__ == "Conv1D":  # transformers' linear layer with a transposed weight
+        return [(0, True, -1), (1, False, -1)]
     return []
 
 
@@ -112,7 +149,7 @@ def captured(model: nn.Module, taps: Mapping[str, tuple[Tap, ...]]) -> Iterator[
 
 
 def units_of(spec: PermutationSpec, tap: Tap, activation: Tensor) -> Tensor:
-    """Bring the units of a tap's place to axis 1: shape (n, units, positions...)."""
+    """Bring the units of a tap to axis 1: shape (n, units, positions...)."""
     terms = spec.tensors[tap.place.tensor]
     axis = tap.channel % activation.ndim
     segments = terms[tap.place.axis].segments
@@ -126,4 +163,5 @@ def units_of(spec: PermutationSpec, tap: Tap, activation: Tensor) -> Tensor:
     if axis == 0:  # a single unbatched sample
         activation = activation.unsqueeze(0)
         axis = 1
-    return activation.movedim(axis + tap.place.factor, 1)
+    dims = [axis + f for f in tap.factors]
+    return activation.movedim(dims, list(range(1, 1 + len(dims)))).flatten(1, len(dims))
