@@ -72,7 +72,8 @@ def train_pairs(data: Dataset, *, width: int, seed: int, progress: bool) -> list
     channels = data.train_x.shape[1]
     inputs = data.train_x[0].numel()
     large = len(data.train_x) > 5_000
-    channel_width = max(4, width // 16)
+    # A convolution costs as much as there are pixels: 28x28 images get a narrower network.
+    channel_width = max(4, width // (64 if large else 16))
     jobs: list[tuple[str, nn.Module, str, int, Recipe]] = [
         (
             f"MLP {inputs}-{width}-{width}-{data.classes}",
