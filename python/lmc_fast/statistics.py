@@ -13,8 +13,9 @@ from lmc_fast._cuda.launcher import Launcher, launcher_or_none
 from lmc_fast._cuda.moments import DeviceMoments, add
 from lmc_fast.errors import LmcWarning
 
-CHUNK_ROWS = 8192
-"""Rows per float32 product; the products are summed in float64, so long runs lose nothing."""
+CHUNK_ROWS = 512
+"""Rows per float32 product: sums of products of sparse activations lose 6e-7 of the correlation at
+this length and 3e-5 at 8192. The products are added in float64."""
 
 
 class CrossMoments:
