@@ -56,9 +56,7 @@ def cifar(data: Dataset, epochs: int, width: int, examples: int) -> dict[str, An
         "weights": match(a, b, example_inputs=data.test_x[:2], restarts=4),
         "activations": match(a, b, data=data.train_x[:5_000]),
     }
-    rows = _rows(
-        a, b, data, matchings, ["keep", "reset", "repair"], test=2_000, alphas=7, calibration=1_000
-    )
+    rows = _rows(a, b, data, matchings, ["keep", "reset", "repair"], test=2_000, alphas=11)
     return {"epochs": epochs, "width": width, "train_examples": examples, "rows": rows}
 
 
@@ -71,14 +69,13 @@ def _rows(
     *,
     test: int = 10_000,
     alphas: int = 25,
-    calibration: int = 5_000,
 ) -> list[dict[str, Any]]:
     rows = []
     for method, matching in matchings.items():
         for norm in norms:
             curve = barrier(
                 a, b, (data.test_x[:test], data.test_y[:test]), permutation=matching,
-                alphas=alphas, norm=norm, calibration=data.train_x[:calibration], progress=True,
+                alphas=alphas, norm=norm, calibration=data.train_x[:5_000], progress=True,
             )  # fmt: skip
             rows.append(
                 {
