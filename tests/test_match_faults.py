@@ -116,9 +116,11 @@ import signal, sys, time, torch, lmc_fast
 spec = lmc_fast.PermutationSpec.parse("h = 3000\\nw: h 64")
 g = torch.Generator().manual_seed(0)
 a, b = ({"w": torch.randn(3000, 64, generator=g)} for _ in range(2))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 print("ready", flush=True)
 try:
-    while True:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         lmc_fast.match(a, b, spec=spec, restarts=3)
 except KeyboardInterrupt:
     start = time.perf_counter()
