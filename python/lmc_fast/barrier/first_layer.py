@@ -100,15 +100,22 @@ class FirstLayer:
         )
 
 
+def linear_at(chain: Chain, position: int) -> LinearStep:
+    """Return the linear step at a position; TypeError where another step stands."""
+    step = chain.steps[position]
+    if not isinstance(step, LinearStep):
+        raise TypeError(f"expected a linear step at position {position}, got {step}")
+    return step
+
+
 def affine_after(
     mixer: Mixer, chain: Chain, position: int, part: slice
 ) -> tuple[Tensor, Tensor] | None:
     """Return the scale and shift (points, units) that follow a linear step: REPAIR, BatchNorm."""
-    step = chain.steps[position]
-    assert isinstance(step, LinearStep)
-    total = mixer.affine(step.name, part)
+    total = mixer.affine(linear_at(chain, position).name, part)
     for following in chain.steps[position + 1 : chain.after_affine(position)]:
-        assert isinstance(following, BatchNormStep)
+        if not isinstance(following, BatchNormStep):
+            raise TypeError(f"expected a BatchNorm behind step {position}, got {following}")
         scale, shift = batch_norm_affine(mixer, following, part)
         total = (scale, shift) if total is None else (total[0] * scale, total[1] * scale + shift)
     return total

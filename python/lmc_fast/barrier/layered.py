@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lmc_fast.barrier.chain import Chain, LayerNormStep, LinearStep, UnitwiseStep, chain_of
-from lmc_fast.barrier.first_layer import FirstLayer, affine_after, batch_norm_affine
+from lmc_fast.barrier.first_layer import FirstLayer, affine_after, batch_norm_affine, linear_at
 from lmc_fast.barrier.forward import call_with
 from lmc_fast.barrier.losses import Loss, Scores, logits_of
 from lmc_fast.barrier.mixing import Mixer
@@ -150,8 +150,7 @@ class LayeredEvaluator:
         key = (position, part.start, part.stop)
         if key in self._layers:
             return self._layers[key]
-        step = self._chain.steps[position]
-        assert isinstance(step, LinearStep)
+        step = linear_at(self._chain, position)
         weight = self._mixer.mixed(f"{step.name}.weight", part)
         bias = (
             self._mixer.mixed(f"{step.name}.bias", part)
