@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lmc_fast._torchvision import import_torchvision
 from torch import nn
 
 RESULTS = Path(__file__).parent / "results" / "models.json"
@@ -44,24 +45,6 @@ TORCHVISION = {
     "swin_t": 224,
     "maxvit_t": 224,
 }
-
-
-def import_torchvision() -> Any:
-    """Import torchvision also where its compiled operations cannot be loaded."""
-    try:
-        import torchvision
-    except RuntimeError:
-        for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        _LIBRARIES.append(library)
-        for op in ("nms", "qnms"):
-            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
-    return torchvision
-
-
-_LIBRARIES: list[Any] = []
 
 
 def _torchvision(name: str, side: int) -> tuple[nn.Module, Any]:

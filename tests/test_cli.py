@@ -66,10 +66,14 @@ def test_verify_prints_the_spec_and_the_verdict(folder, capsys):
     assert code == 0
     assert verdict["passed"]
     assert "head.weight:" in err
+    assert "# proof: 1 random permutation" in err
+    assert "# nothing is pinned" in err
+    assert verdict["change"] < verdict["tolerance"] == 1e-10
     (folder / "wrong.txt").write_text("h = 24\nlinears.0.weight: h 64\nhead.weight: 10 h")
     code, verdict, _ = run(capsys, "verify", *MODEL, "--spec", "wrong.txt")
     assert code == 1
     assert not verdict["passed"]
+    assert verdict["failed"] == ["h"]
 
 
 def test_hand_written_spec_serves_without_a_model(folder, capsys):

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from lmc_fast import PermutationSpec, prove_spec
+from lmc_fast._torchvision import import_torchvision
 from lmc_fast.symmetry.derive import derive_unproven
 
-from bench.models import MODELS, import_torchvision
+from bench.models import MODELS
 
 pytestmark = pytest.mark.slow
 

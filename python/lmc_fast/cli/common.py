@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmc_fast._torchvision import import_torchvision
 from lmc_fast.checkpoints import load_state_dict
 from lmc_fast.datasets import load_dataset
 from lmc_fast.spec import PermutationSpec
@@ -79,9 +80,8 @@ def build_model(args: argparse.Namespace) -> nn.Module:
     if not isinstance(keywords, dict):
         raise ValueError(f"--model-args: expected a JSON object, got {args.model_args!r}")
     if module_name == "torchvision":
-        from torchvision.models import get_model
-
-        return get_model(name, **{"weights": None, **keywords})  # type: ignore[no-any-return]
+        models = import_torchvision().models
+        return models.get_model(name, **{"weights": None, **keywords})  # type: ignore[no-any-return]
     if "" not in sys.path:
         sys.path.insert(0, "")
     module = importlib.import_module(module_name)

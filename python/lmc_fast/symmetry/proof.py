@@ -59,6 +59,15 @@ class Proof:
         """Groups that alone change the outputs."""
         return tuple(g for g, change in self.groups.items() if not change <= self.tolerance)
 
+    def __str__(self) -> str:
+        drawn = "permutation" if self.trials == 1 else "permutations"
+        found = (
+            f"{self.trials} random {drawn} of all groups at once changed the outputs by at most "
+            f"{self.change:.1e}, relative, in float64; {self.tolerance:.0e} is allowed"
+        )
+        alone = "; ".join(f"{g} alone {self.groups[g]:.1e}" for g in self.failed)
+        return found + (f"; {alone}" if alone else "")
+
 
 def prove_spec(
     spec: PermutationSpec,
