@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -89,6 +90,36 @@ class Gpt(nn.Module):
         return x @ self.tokens.weight.T
 
 
+class Encoder(nn.Module):
+    """torch's own encoder layers, whose fused attention calls none of its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, 24), nn.Linear(24, 3)
+        layer = nn.TransformerEncoderLayer(24, 4, 48, 0.0, "gelu", batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        for parameter in self.parameters():
+            if parameter.ndim == 1:
+                nn.init.normal_(parameter)
+
+    def forward(self, x):
+        return self.head(self.layers(self.embed(x)).mean(1))
+
+
+class CrossAttention(nn.Module):
+    """Queries from one sequence, keys and values of other widths from another."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(6, 24)
+        self.attention = nn.MultiheadAttention(24, 4, kdim=6, vdim=6, batch_first=True, bias=False)
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x):
+        h = self.embed(x)
+        return self.head(h + self.attention(query=h, key=x, value=x, need_weights=False)[0])
+
+
 class Grouped(nn.Sequential):
     def __init__(self):
         super().__init__(
@@ -107,6 +138,8 @@ MODELS = {
     "llama": (lambda: Transformer(groups=2, rotary=True), SEQUENCE),
     "grouped queries": (lambda: Transformer(groups=2), SEQUENCE),
     "gpt": (Gpt, torch.randint(11, (2, 5))),
+    "torch's encoder": (Encoder, SEQUENCE),
+    "cross attention": (CrossAttention, SEQUENCE),
     "grouped convolution": (Grouped, randn(2, 3, 8, 8)),
 }
 
@@ -149,6 +182,33 @@ def test_planted_permutations_are_recovered_from_activations(name):
     assert all(torch.equal(result.permutation[g], expected[g]) for g in spec.groups)
     assert result.history[1] >= result.history[0]
     torch.testing.assert_close(result.apply(b)(inputs), a(inputs))
+
+
+def per_unit(spec, statistics):
+    return {g: s.matched * math.prod(spec.permutation_shape(g)) for g, s in statistics.items()}
+
+
+@pytest.mark.parametrize("by", ["weights", "activations"])
+def test_inner_groups_have_statistics(by):
+    a, b, spec, _, inputs = planted("vit")
+    data = torch.cat([randn(16, *inputs.shape[1:], seed=s) for s in range(4)])
+    result = match(a, b, data=data, method=by, restarts=8)
+    assert set(result.statistics) == set(spec.groups)
+    total = per_unit(spec, result.statistics)
+    for outer in set(spec.parents.values()):
+        inner = [g for g, parent in spec.parents.items() if parent == outer]
+        # Attention falls into shares of the queries and keys and of the values: nothing is left.
+        assert total[outer] == pytest.approx(sum(total[g] for g in inner), rel=1e-4)
+        for g in inner:
+            found = result.statistics[g]
+            assert found.size == spec.groups[g] == 6
+            assert found.gap == pytest.approx(0, abs=1e-4)
+            assert found.margin > 0
+            assert found.identity < 0.6 * found.matched
+            if by == "activations":
+                taps = 2 if g.endswith("qk") else 1
+                assert found.matched == pytest.approx(taps, rel=1e-4)
+    assert "6 units in each of 4" in str(result)
 
 
 def test_a_structured_matching_saves_applies_and_connects(tmp_path):

@@ -160,14 +160,14 @@ def _pieces(
 def _seen_at(
     spec: PermutationSpec,
     taps: tuple[Tap, ...],
-    seen_a: dict[tuple[str, bool], Tensor],
-    seen_b: dict[tuple[str, bool], Tensor],
+    seen_a: dict[tuple[str, str], Tensor],
+    seen_b: dict[tuple[str, str], Tensor],
     moments: dict[Tap, CrossMoments],
 ) -> Iterator[tuple[CrossMoments, Tensor, Tensor]]:
     """One batch's units at every tap of a group; layers that read the same tensor count once."""
     done: set[int] = set()
     for tap in taps:
-        key = (tap.module, tap.is_input)
+        key = tap.key
         if key not in seen_a or key not in seen_b or id(seen_a[key]) in done:
             continue
         done.add(id(seen_a[key]))

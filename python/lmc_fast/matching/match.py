@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmc_fast.assignment import Assignment
 from lmc_fast.checkpoints import Network, state_of
 from lmc_fast.data import Batch, Data, batches
 from lmc_fast.matching.activations import (
@@ -20,7 +19,12 @@ from lmc_fast.matching.activations import (
 )
 from lmc_fast.matching.bound import objective_bound
 from lmc_fast.matching.inputs import SpecLike, check_alike, resolve_spec, tensors_in_objective
-from lmc_fast.matching.result import GroupStatistics, Matching
+from lmc_fast.matching.quality import (
+    group_statistics,
+    inner_statistics,
+    inner_statistics_of_weights,
+)
+from lmc_fast.matching.result import Matching
 from lmc_fast.matching.structured import value_of
 from lmc_fast.matching.weights import arrange, descend
 from lmc_fast.permutation import (
@@ -210,9 +214,10 @@ def _by_weights(
         method="weights",
         metric="inner",
         statistics={
-            name: _statistics(spec, name, assignment, best.identity[name], best.matched[name])
+            name: group_statistics(spec, name, assignment, best.identity[name], best.matched[name])
             for name, assignment in best.assignments.items()
-        },
+        }
+        | inner_statistics_of_weights(problem, best.permutation),
         restarts=tuple(run.objective for run in runs),
         proof=proof,
     )
@@ -235,7 +240,7 @@ def _by_activations(
         matrix = measured.similarity[name]
         paired = matrix.gather(1, start[name][:, None].to(matrix.device)).double()
         before += paired.sum().item()
-        statistics[name] = _statistics(
+        statistics[name] = group_statistics(
             spec,
             name,
             assignment,
@@ -252,7 +257,7 @@ def _by_activations(
         before += sum(value_of(piece, outer, start) for piece in measured.pieces[outer])
         objective += found.outer.objective
         gap += found.outer.gap
-        statistics[outer] = _statistics(
+        statistics[outer] = group_statistics(
             spec,
             outer,
             found.outer,
@@ -261,6 +266,7 @@ def _by_activations(
             measured.dead_a[outer],
             measured.dead_b[outer],
         )
+        statistics |= inner_statistics(spec, outer, measured.pieces[outer], permutation)
     return Matching(
         permutation=permutation,
         objective=objective,
@@ -274,20 +280,4 @@ def _by_activations(
         statistics=statistics,
         restarts=(objective,),
         proof=proof,
-    )
-
-
-def _statistics(
-    spec: PermutationSpec,
-    name: str,
-    assignment: Assignment,
-    identity: float,
-    matched: float,
-    dead_a: int | None = None,
-    dead_b: int | None = None,
-) -> GroupStatistics:
-    margins = torch.as_tensor(assignment.margins).double()
-    margin = margins.median().item() if len(margins) > 1 else 0.0
-    return GroupStatistics(
-        spec.groups[name], identity, matched, assignment.gap, margin, dead_a, dead_b
     )

@@ -28,6 +28,9 @@ _Model = TypeVar("_Model", bound=nn.Module)
 class GroupStatistics:
     """How well the units of one group are matched.
 
+    Of a group nested in another (the channels within each head) the figures are over all its units
+    in all units of the other, paired as the other is matched.
+
     Attributes
     ----------
     size : int
@@ -40,7 +43,8 @@ class GroupStatistics:
         Median over units of how much the second-best choice loses under the duals: near 0 the
         choice carries little information.
     dead_a, dead_b : int or None
-        Units that are constant on the data (activation matching).
+        Units that are constant on the data (activation matching); for a group with others nested in
+        it their units are counted.
     """
 
     size: int
@@ -160,9 +164,11 @@ class Matching:
         ]
         width = max((len(name) for name in self.statistics), default=0)
         for name, s in self.statistics.items():
+            outer = self.spec.parents.get(name)
+            per = f" in each of {self.spec.groups[outer]}" if outer else ""
             dead = "" if s.dead_a is None else f"  dead {s.dead_a}/{s.dead_b}"
             lines.append(
-                f"  {name:<{width}}  {s.size:>6} units  similarity {s.identity:.4g} -> "
+                f"  {name:<{width}}  {s.size:>6} units{per}  similarity {s.identity:.4g} -> "
                 f"{s.matched:.4g}  margin {s.margin:.2g}{dead}"
             )
         return "\n".join(lines)

@@ -130,6 +130,23 @@ def value_of(piece: Piece, outer: str, permutation: Permutation) -> float:
     return piece.similarity[tuple(index)].sum(dtype=torch.float64).item()
 
 
+def inner_similarity(
+    pieces: Sequence[Piece], name: str, outer: str, permutation: Permutation
+) -> Tensor:
+    """Return the similarity of one inner group within every matched pair of outer units.
+
+    Returns
+    -------
+    Tensor, shape (outer, units of A, units of B)
+        The other groups of the family as `permutation` has them.
+    """
+    n = len(permutation[outer])
+    chosen = {c: p[:, None].expand(n, n, -1) for c, p in permutation.items() if p.ndim == 2}
+    rows = torch.arange(n, device=permutation[outer].device)
+    own = [_matrix(p, name, chosen)[rows, permutation[outer]] for p in pieces if name in p.inner]
+    return torch.stack(own).sum(0)
+
+
 def moved_by(
     spec: PermutationSpec, outer: str, found: StructuredAssignment, permutation: Permutation
 ) -> Permutation:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import sys
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,30 +23,66 @@ _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CHANNEL_NORM = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.InstanceNorm2d)
 _LAST_AXIS = (nn.LayerNorm, nn.RMSNorm)
+_PROJECTED = ("query", "key", "value")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An activation that carries the units of one axis of a module's weight.
+
+    Attributes
+    ----------
+    source : str
+        What is read of the module: "input", "output", or of `nn.MultiheadAttention` the projected
+        "query", "key" or "value", or "context", which its output projection reads.
+    weight : str
+        Name of the weight within the module.
+    axis : int
+        Axis of the weight.
+    channel : int
+        Axis of the activation with the same units: 1 or -1.
+    start, stop : int
+        Which part of the axis of the weight the activation carries.
+    """
+
+    source: str
+    weight: str
+    axis: int
+    channel: int
+    start: int = 0
+    stop: int = sys.maxsize
+
+    @property
+    def is_consumed(self) -> bool:
+        """Whether the module takes the activation in, or gives it out."""
+        return self.source in ("input", "context")
 
 
 @dataclass(frozen=True)
 class Tap:
-    """A module's input or output that carries the units of one place of the spec.
+    """A reading of a module that carries the units of one place of the spec.
 
     Attributes
     ----------
     module : str
         Path of the module.
-    is_input : bool
-        Whether the module's input is read, or its output.
-    channel : int
-        Axis of the activation with the units: 1 or -1.
+    reading : Reading
+        What is read of it.
     place : Place
-        The factor of that axis, by the axis of the module's weight that equals it.
+        The factor of the axis that is the units, or the outermost of them.
+    factors : tuple of int
+        Factors of the axis that are the units: the place's own, or an outer and its inner groups.
     """
 
     module: str
-    is_input: bool
-    channel: int
+    reading: Reading
     place: Place
     factors: tuple[int, ...]
-    """Factors of the axis that are the units: the place's own, or an outer and its inner groups."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Where `captured` puts the activation."""
+        return self.module, self.reading.source
 
     def groups(self, spec: PermutationSpec) -> tuple[str, ...]:
         """Names of the groups of the units."""
@@ -60,17 +99,19 @@ def find_taps(spec: PermutationSpec, model: nn.Module) -> dict[str, tuple[Tap, .
     """
     consumers: dict[str, list[Tap]] = {name: [] for name in spec.groups}
     producers: dict[str, list[Tap]] = {name: [] for name in spec.groups}
-    for path, module in model.named_modules():
-        name = f"{path}.weight" if path else "weight"
+    for path, reading in _readings(model):
+        name = f"{path}.{reading.weight}" if path else reading.weight
         if name not in spec.tensors:
             continue
-        for axis, is_input, channel in _axes_of(module):
-            for s, segment in enumerate(spec.tensors[name][axis].segments):
-                for f, factor in enumerate(segment):
-                    if isinstance(factor, str):
-                        place = Place(name, factor, axis, s, f)
-                        tap = Tap(path, is_input, channel, place, (f,))
-                        (consumers if is_input else producers)[factor].append(tap)
+        end = 0
+        for s, segment in enumerate(spec.tensors[name][reading.axis].segments):
+            start, end = end, end + math.prod(spec.factor_sizes(segment))
+            if start < reading.start or end > reading.stop:
+                continue
+            for f, factor in enumerate(segment):
+                if isinstance(factor, str):
+                    tap = Tap(path, reading, Place(name, factor, reading.axis, s, f), (f,))
+                    (consumers if reading.is_consumed else producers)[factor].append(tap)
     families = families_of(spec)
     found = {
         name: tuple(consumers[name] or producers[name])
@@ -96,51 +137,84 @@ def _with_outer(spec: PermutationSpec, tap: Tap, outer: str) -> Tap | None:
     nested = [f for f, g in enumerate(segment) if spec.parents.get(str(g)) == outer][:2]
     at = segment.index(outer)
     shared = Place(place.tensor, outer, place.axis, place.segment, at)
-    return Tap(tap.module, tap.is_input, tap.channel, shared, (at, *nested))
+    return Tap(tap.module, tap.reading, shared, (at, *nested))
 
 
-def _axes_of(module: nn.Module) -> list[tuple[int, bool, int]]:
-    """(axis of the weight, whether it is the module's input, axis of the activation)."""
+def _readings(model: nn.Module) -> Iterator[tuple[str, Reading]]:
+    """List what can be read of every module, by its path."""
+    projected: set[nn.Module] = set()
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            # It multiplies by the weight of this layer without ever calling the layer.
+            projected.add(module.out_proj)
+            yield from ((path, reading) for reading in _readings_of_attention(module))
+        elif module not in projected:
+            yield from ((path, reading) for reading in _readings_of(module))
+
+
+def _readings_of_attention(module: nn.MultiheadAttention) -> Iterator[Reading]:
+    for i, source in enumerate(_PROJECTED):
+        if module.in_proj_weight is not None:
+            width = module.embed_dim
+            yield Reading(source, "in_proj_weight", 0, -1, i * width, (i + 1) * width)
+        else:
+            yield Reading(source, f"{source[0]}_proj_weight", 0, -1)
+    yield Reading("context", "out_proj.weight", 1, -1)
+
+
+def _readings_of(module: nn.Module) -> list[Reading]:
+    taken: tuple[int, int] | None = None
+    given: tuple[int, int] | None = None
     if isinstance(module, _LINEAR):
-        return [(1, True, -1), (0, False, -1)]
-    if isinstance(module, _CONV):
-        return [(1, True, 1), (0, False, 1)] if module.groups == 1 else [(0, False, 1)]
-    if isinstance(module, _TRANSPOSED):
-        return [(0, True, 1), (1, False, 1)] if module.groups == 1 else [(0, True, 1)]
-    if isinstance(module, _CHANNEL_NORM):
-        return [(0, False, 1)]
-    if isinstance(module, _LAST_AXIS):
-        return [(0, False, -1)] if len(module.normalized_shape) == 1 else []
-    if isinstance(module, nn.Embedding):
-        return [(1, False, -1)]
-    if type(module).__name__ == "Conv1D":  # transformers' linear layer with a transposed weight
-        return [(0, True, -1), (1, False, -1)]
-    return []
+        taken, given = (1, -1), (0, -1)
+    elif isinstance(module, _CONV):
+        taken, given = (1, 1) if module.groups == 1 else None, (0, 1)
+    elif isinstance(module, _TRANSPOSED):
+        taken, given = (0, 1), (1, 1) if module.groups == 1 else None
+    elif isinstance(module, _CHANNEL_NORM):
+        given = (0, 1)
+    elif isinstance(module, _LAST_AXIS):
+        given = (0, -1) if len(module.normalized_shape) == 1 else None
+    elif isinstance(module, nn.Embedding):
+        given = (1, -1)
+    elif type(module).__name__ == "Conv1D":  # transformers' linear layer with a transposed weight
+        taken, given = (0, -1), (1, -1)
+    return [
+        Reading(source, "weight", *axes)
+        for source, axes in (("input", taken), ("output", given))
+        if axes is not None
+    ]
 
 
 @contextmanager
-def captured(model: nn.Module, taps: Mapping[str, tuple[Tap, ...]]) -> Iterator[dict[Any, Tensor]]:
+def captured(
+    model: nn.Module, taps: Mapping[str, tuple[Tap, ...]]
+) -> Iterator[dict[tuple[str, str], Tensor]]:
     """Collect the tapped activations of every forward pass made inside the context.
 
-    The keys of the yielded dict are ``(module, is_input)``; a later call overwrites an earlier one.
+    The keys of the yielded dict are those of the taps; a later call overwrites an earlier one.
     """
-    seen: dict[Any, Tensor] = {}
+    seen: dict[tuple[str, str], Tensor] = {}
+    sources: dict[str, set[str]] = {}
+    for tap in (tap for entries in taps.values() for tap in entries):
+        sources.setdefault(tap.module, set()).add(tap.reading.source)
     modules = dict(model.named_modules())
     handles = []
-    for path, is_input in {(t.module, t.is_input) for entries in taps.values() for t in entries}:
-        key = (path, is_input)
-        if is_input:
+    for path, wanted in sources.items():
+        module = modules[path]
 
-            def read_input(_: nn.Module, args: tuple[Any, ...], key: Any = key) -> None:
-                seen[key] = args[0]
+        def read(
+            module: nn.Module,
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            output: Any,
+            path: str = path,
+            wanted: set[str] = wanted,
+        ) -> None:
+            for source in wanted:
+                seen[path, source] = _read(module, source, args, kwargs, output)
 
-            handles.append(modules[path].register_forward_pre_hook(read_input))
-        else:
-
-            def read_output(_: nn.Module, __: Any, output: Any, key: Any = key) -> None:
-                seen[key] = output
-
-            handles.append(modules[path].register_forward_hook(read_output))
+        handles.append(module.register_forward_hook(read, with_kwargs=True))
     try:
         yield seen
     finally:
@@ -148,15 +222,47 @@ def captured(model: nn.Module, taps: Mapping[str, tuple[Tap, ...]]) -> Iterator[
             handle.remove()
 
 
+def _read(
+    module: nn.Module, source: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+) -> Tensor:
+    if isinstance(module, nn.MultiheadAttention):
+        return _read_attention(module, source, args, kwargs)
+    result: Tensor = output if source == "output" else (*args, *kwargs.values())[0]
+    return result
+
+
+def _read_attention(
+    module: nn.MultiheadAttention, source: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
+    """Compute what the fused attention keeps to itself from what it was called with."""
+    if source == "context":
+        weight = module.out_proj.weight
+        identity = {"out_proj.weight": torch.eye(len(weight)).to(weight)}
+        if module.out_proj.bias is not None:
+            identity["out_proj.bias"] = torch.zeros_like(module.out_proj.bias)
+        tensors = {**dict(module.named_parameters()), **identity}
+        bare = copy.copy(module)
+        bare._forward_hooks = OrderedDict()
+        context: Tensor = torch.func.functional_call(bare, tensors, args, kwargs, strict=True)[0]
+        return context
+    at = _PROJECTED.index(source)
+    given: Tensor = kwargs[source] if source in kwargs else args[at]
+    rows = slice(at * module.embed_dim, (at + 1) * module.embed_dim)
+    bias = None if module.in_proj_bias is None else module.in_proj_bias[rows]
+    if module.in_proj_weight is not None:
+        return nn.functional.linear(given, module.in_proj_weight[rows], bias)
+    return nn.functional.linear(given, getattr(module, f"{source[0]}_proj_weight"), bias)
+
+
 def units_of(spec: PermutationSpec, tap: Tap, activation: Tensor) -> Tensor:
     """Bring the units of a tap to axis 1: shape (n, units, positions...)."""
     terms = spec.tensors[tap.place.tensor]
-    axis = tap.channel % activation.ndim
+    axis = tap.reading.channel % activation.ndim
     segments = terms[tap.place.axis].segments
     sizes = [spec.factor_sizes(segment) for segment in segments]
     if len(segments) > 1:
         lengths = [math.prod(s) for s in sizes]
-        start = sum(lengths[: tap.place.segment])
+        start = sum(lengths[: tap.place.segment]) - tap.reading.start
         activation = activation.narrow(axis, start, lengths[tap.place.segment])
     factors = sizes[tap.place.segment]
     activation = torch.unflatten(activation, axis, factors) if len(factors) > 1 else activation

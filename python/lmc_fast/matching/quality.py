@@ -1,0 +1,103 @@
+"""How well the units of every group are matched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lmc_fast.assignment import Assignment, solve_assignment
+from lmc_fast.matching.families import weight_pieces
+from lmc_fast.matching.places import places_of
+from lmc_fast.matching.result import GroupStatistics
+from lmc_fast.matching.structured import Piece, families_of, inner_similarity
+from lmc_fast.matching.weights import WeightProblem
+from lmc_fast.permutation import Permutation, identity_permutation
+from lmc_fast.spec import PermutationSpec
+
+
+def group_statistics(
+    spec: PermutationSpec,
+    name: str,
+    assignment: Assignment,
+    identity: float,
+    matched: float,
+    dead_a: int | None = None,
+    dead_b: int | None = None,
+) -> GroupStatistics:
+    """Describe a group by its last assignment and its mean similarities."""
+    return GroupStatistics(
+        spec.groups[name],
+        identity,
+        matched,
+        assignment.gap,
+        _median(assignment.margins),
+        dead_a,
+        dead_b,
+    )
+
+
+def inner_statistics(
+    spec: PermutationSpec, outer: str, pieces: Sequence[Piece], permutation: Permutation
+) -> dict[str, GroupStatistics]:
+    """Describe the groups nested in an outer group, all others as they are matched.
+
+    Parameters
+    ----------
+    spec : PermutationSpec
+        The groups.
+    outer : str
+        The outer group.
+    pieces : sequence of Piece
+        The similarity of the units of A and B, B as given.
+    permutation : Permutation
+        The final one.
+
+    Notes
+    -----
+    One assignment for every outer unit certifies the choice within it.
+    """
+    own = {
+        n: permutation[n].to(pieces[0].similarity.device)
+        for n in (outer, *families_of(spec)[outer])
+    }
+    still = {n: torch.arange(p.shape[-1], device=p.device).expand_as(p) for n, p in own.items()}
+    result = {}
+    for name in dict.fromkeys(name for piece in pieces for name in piece.inner):
+        similarity = inner_similarity(pieces, name, outer, own)
+        before = inner_similarity(pieces, name, outer, still).diagonal(dim1=1, dim2=2)
+        after = similarity.gather(2, own[name][..., None]).squeeze(2)
+        best = solve_assignment(similarity, maximize=True, ties="keep", prefer=own[name])
+        short = torch.as_tensor(best.objective) - after.sum(-1, dtype=torch.float64).cpu()
+        result[name] = GroupStatistics(
+            spec.groups[name],
+            before.double().mean().item(),
+            after.double().mean().item(),
+            float(torch.as_tensor(best.gap).sum() + short.clamp(min=0).sum()),
+            _median(best.margins),
+        )
+    return result
+
+
+def inner_statistics_of_weights(
+    problem: WeightProblem, permutation: Permutation
+) -> dict[str, GroupStatistics]:
+    """Describe all groups nested in others by the weights they move."""
+    spec = problem.spec
+    still = identity_permutation(spec)
+    result: dict[str, GroupStatistics] = {}
+    for outer, inner in families_of(spec).items():
+        places = [p for p in places_of(spec, list(problem.a)) if p.group == outer]
+        if not places:
+            continue
+        device = permutation[outer].device
+        others = {**permutation, **{n: still[n].to(device) for n in (outer, *inner)}}
+        pieces = weight_pieces(spec, problem.a, problem.b, places, others)
+        result |= inner_statistics(spec, outer, pieces, permutation)
+    return result
+
+
+def _median(margins: Tensor) -> float:
+    values = torch.as_tensor(margins).double().flatten()
+    return values.median().item() if torch.as_tensor(margins).shape[-1] > 1 else 0.0
