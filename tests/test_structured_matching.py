@@ -16,12 +16,9 @@ from lmc_fast import (
 )
 from lmc_fast.matching import Matching
 from lmc_fast.matching.structured import Piece, solve_structured
+from symmetry_nets import randn
 from torch import nn
 from torch.nn import functional as F
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 class Block(nn.Module):

@@ -13,20 +13,8 @@ from lmc_fast import (
     random_permutation,
 )
 from lmc_fast.symmetry import derive, example_inputs_for, prove_spec, remember
+from symmetry_nets import Function
 from torch import nn
-
-
-class Function(nn.Module):
-    """Modules by name and a function of them and the input."""
-
-    def __init__(self, function, **modules):
-        super().__init__()
-        for name, module in modules.items():
-            setattr(self, name, module)
-        self.function = function
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def residual(m, x):

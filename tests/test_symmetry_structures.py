@@ -8,25 +8,11 @@ from lmc_fast import LmcWarning, PermutationSpec, register_rule
 from lmc_fast.nets import MLP, VGG16, resnet20
 from lmc_fast.symmetry import derive, prove_spec, remember
 from lmc_fast.symmetry.rules import registry
+from symmetry_nets import Function, randn
 from torch import nn
 from torch.nn import functional as F
 
 GOLDEN = Path(__file__).parent / "golden"
-
-
-def randn(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-class Function(nn.Module):
-    def __init__(self, function, **modules):
-        super().__init__()
-        for name, module in modules.items():
-            setattr(self, name, module)
-        self.function = function
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def derived(model, inputs):
@@ -183,7 +169,7 @@ def test_query_heads_move_within_their_key_value_group(rotary, repeated):
     if rotary:
         assert spec.pinned[0].axis == "q.weight[0]"
         assert "rotary" in spec.pinned[0].reason
-        assert "test_symmetry_structures.py:" in spec.pinned[0].source
+        assert "symmetry_nets.py:" in spec.pinned[0].source
 
 
 def swiglu(m, x):
@@ -372,7 +358,7 @@ def test_an_operation_without_a_rule_pins_with_its_name_and_line():
     (pin,) = spec.pinned[:1]
     assert (pin.axis, pin.operation) == ("a.weight[0]", "aten.cummax")
     assert "no rule" in pin.reason
-    assert "test_symmetry_structures.py:" in pin.source
+    assert "symmetry_nets.py:" in pin.source
     assert "# pinned: a.weight[0] by aten.cummax" in str(spec)
     assert PermutationSpec.from_json(spec.to_json()).pinned == spec.pinned
 

@@ -27,6 +27,9 @@ ROTARY = Cause(
     "its own for every channel",
 )
 
+EXPANDING = ("aten.expand", "aten.expand_as", "aten.broadcast_to")
+"""Operations that give even a fixed tensor an axis that may move: its copies are alike."""
+
 
 @dataclass
 class Propagation:
@@ -141,7 +144,8 @@ def _call(node: torch.fx.Node, environment: Mapping[torch.fx.Node, Any], found: 
         return traced
     operation = _operation(node, args, kwargs, traced)
     tensors = operation.tensors
-    if tensors and all(value.is_fixed for value in tensors):
+    held = bool(tensors) and all(value.is_fixed for value in tensors)
+    if held and operation.name not in EXPANDING:
         causes = {f.pinned for v in tensors for axis in v.axes for f in atoms(axis)}
         if ROTARY in causes or operation.name in ("aten.cos", "aten.sin"):
             cause = ROTARY
