@@ -14,7 +14,17 @@ PACKAGE = Path(lmc_fast.__file__).parent
 ROOT = Path(__file__).parent.parent
 
 LAYERS = [
-    {"errors", "files", "tensors", "_core", "reduction", "teacher_student"},
+    {
+        "errors",
+        "files",
+        "_torchvision",
+        "tensors",
+        "_core",
+        "charts",
+        "progress",
+        "reduction",
+        "teacher_student",
+    },
     {"notation", "shapes", "_cost", "_cuda", "data", "_data_files", "recipe", "checkpoints"},
     {"spec", "assignment", "statistics", "datasets", "nets"},
     {"permutation", "symmetry", "training"},

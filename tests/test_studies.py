@@ -1,8 +1,11 @@
+import ast
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import lmc_fast.studies as studies_package
 import pytest
 import torch
 from lmc_fast import barrier, match
@@ -44,6 +47,8 @@ NAMES = [
     "depth-repair",
     "many",
 ]
+DRAWING = {"bar", "barh", "contour", "contourf", "errorbar", "fill_between", "hist", "imshow"}
+DRAWING |= {"axhline", "axvline", "pcolormesh", "plot", "scatter", "step", "text"}
 WITHOUT_FILES = [name for name in NAMES if studies()[name].data is None]
 IN_DEFAULT_RUN = ("moons-reduce", "clusters", "regions", "teacher-student")
 
@@ -69,6 +74,17 @@ def test_every_study_is_listed_on_one_line(capsys):
     assert main(["study", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0].split(" [")[0] for line in lines] == NAMES
+
+
+def test_studies_use_public_calls_and_draw_with_the_librarys_plots():
+    for path in Path(studies_package.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("lmc_fast"):
+                names = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+                own = str(node.module).startswith("lmc_fast.studies")
+                assert own or not any(name.startswith("_") for name in names), f"{path}: {names}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                assert node.func.attr not in DRAWING, f"{path}:{node.lineno}: {node.func.attr}"
 
 
 @pytest.mark.parametrize("name", IN_DEFAULT_RUN)
@@ -124,14 +140,35 @@ def test_a_study_goes_on_from_its_finished_parts(tmp_path: Path):
     assert len(calls) == 2
 
 
-def test_an_interrupted_study_leaves_no_record_and_no_broken_part(tmp_path: Path):
-    def interrupted() -> float:
-        raise KeyboardInterrupt
+def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path, capsys):
+    """The second of three parts is interrupted: only it and the third are made the second time."""
+    made = []
 
-    context = Context("toy", "quick", 0, tmp_path)
+    def run(context: Context) -> Result:
+        def measure(key: str) -> float:
+            made.append(key)
+            if made == ["first", "second"]:
+                raise KeyboardInterrupt
+            return 1.0
+
+        values = [
+            context.part(key, 1, partial(measure, key)) for key in ("first", "second", "third")
+        ]
+        return Result([Row("sum", sum(values))], [], {}, {}, Figure())
+
+    study = Study("toy", "A claim", "A source", run)
+    context = Context("toy", "quick", 0, tmp_path, progress=True)
     with pytest.raises(KeyboardInterrupt):
-        run_study(toy(interrupted), context, command="toy")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+        run_study(study, context, command="toy")
+    assert [path.name.split("-")[0] for path in tmp_path.rglob("*.*")] == ["first"]
+    assert run_study(study, context, command="toy")["rows"][0]["ours"] == 3.0
+    assert made == ["first", "second", "second", "third"]
+    assert capsys.readouterr().err.splitlines() == [
+        "toy: first: done in 0 s",
+        "toy: first: read back",
+        "toy: second: done in 0 s",
+        "toy: third: done in 0 s",
+    ]
 
 
 def test_a_broken_part_is_named(tmp_path: Path):

@@ -21,6 +21,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     ("model", "shape"),
     [
         (MLP((64, 16, 16, 10), norm="layernorm"), (1, 8, 8)),
+        (MLP((64, 16, 16, 10), norm="batchnorm"), (1, 8, 8)),
         (digits_resnet(8), (1, 8, 8)),
         (resnet20(8), (3, 32, 32)),
         (resnet20(8, norm="layernorm"), (3, 32, 32)),
@@ -51,7 +52,7 @@ def test_binary_head_makes_cross_entropy_the_binary_one():
 def test_bad_networks_are_refused():
     for make in (
         lambda: MLP((3,)),
-        lambda: MLP((2, 4, 1), norm="batchnorm"),
+        lambda: MLP((2, 4, 1), norm="group"),
         lambda: MLP((2, 4, 2), binary=True),
         lambda: resnet20(8, norm="group"),
     ):

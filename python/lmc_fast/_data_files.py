@@ -17,6 +17,7 @@ import numpy as np
 
 from lmc_fast.errors import DataFileError
 from lmc_fast.files import replacing
+from lmc_fast.progress import progress_bar
 
 _CIFAR10_CLASSES = (
     "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
@@ -114,13 +115,12 @@ def cached_cifar10_jpeg(
 
 def read_cifar10_jpeg(archive: Path) -> dict[str, np.ndarray[Any, Any]]:
     from PIL import Image, UnidentifiedImageError
-    from tqdm import tqdm
 
     found: dict[str, list[tuple[str, int, np.ndarray[Any, Any]]]] = {"train": [], "test": []}
     try:
         with (
             tarfile.open(archive, "r|xz") as tar,
-            tqdm(desc=archive.name, unit="image", total=60_000) as bar,
+            progress_bar(show=True, desc=archive.name, unit="image", total=60_000) as bar,
         ):
             for member in tar:
                 if not (member.isfile() and member.name.endswith(".jpg")):

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from lmc_fast.barrier import BarrierCurve, barrier
 from lmc_fast.datasets import Dataset
 from lmc_fast.files import replacing
 from lmc_fast.matching import Matching, match
 from lmc_fast.nets import MLP, ResNet
+from lmc_fast.progress import progress_bar
 from lmc_fast.recipe import Recipe
 from lmc_fast.training import train
 
@@ -243,7 +243,7 @@ def run_demo(
     pairs = train_pairs(data, width=width, seed=seed, progress=progress)
     rows = [
         row
-        for pair in tqdm(pairs, desc="pairs", disable=not progress)
+        for pair in progress_bar(pairs, desc="pairs", show=progress)
         for row in align_and_measure(pair, data, progress=progress)
     ]
     return pairs, rows

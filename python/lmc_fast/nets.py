@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+_NORMS_1D: dict[str | None, Callable[[int], nn.Module]] = {
+    None: nn.Identity,
+    "layernorm": nn.LayerNorm,
+    "batchnorm": nn.BatchNorm1d,
+}
 
 
 def _norm2d(norm: str | None, channels: int) -> nn.Module:
@@ -27,7 +33,7 @@ class MLP(nn.Module):
     sizes
         Units of every layer, input and output included: ``(784, 512, 512, 10)``.
     norm
-        None, or "layernorm" between each hidden linear layer and its ReLU.
+        None, "layernorm" or "batchnorm" between each hidden linear layer and its ReLU.
     binary
         The last layer has one unit with logit z and the output is ``(0, z)``, so that cross
         entropy over the two is the binary cross entropy of z.
@@ -39,8 +45,8 @@ class MLP(nn.Module):
         super().__init__()
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"sizes: expected at least two positive sizes, got {tuple(sizes)}")
-        if norm not in (None, "layernorm"):
-            raise ValueError(f"norm: expected None or 'layernorm', got {norm!r}")
+        if norm not in _NORMS_1D:
+            raise ValueError(f"norm: expected None, 'layernorm' or 'batchnorm', got {norm!r}")
         if binary and sizes[-1] != 1:
             raise ValueError(f"binary: expected a last size of 1, got {sizes[-1]}")
         hidden = list(sizes[1:-1])
@@ -48,9 +54,7 @@ class MLP(nn.Module):
         self.linears = nn.ModuleList(
             nn.Linear(a, b) for a, b in zip(sizes[:-2], hidden, strict=True)
         )
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(width) if norm == "layernorm" else nn.Identity() for width in hidden
-        )
+        self.norms = nn.ModuleList(_NORMS_1D[norm](width) for width in hidden)
         self.head = nn.Linear(sizes[-2], sizes[-1])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram
@@ -21,14 +20,10 @@ from lmc_fast.barrier.bootstrap import resampled_curves
 from lmc_fast.barrier.curve import BarrierCurve
 from lmc_fast.barrier.population import BarrierMatrix, CheckpointGrid
 from lmc_fast.barrier.surface import PlaneGrid, SimplexGrid
+from lmc_fast.charts import heatmap, new_axes
 from lmc_fast.matching import Matching
 
 _CORNER = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
-
-
-def new_axes(width: float = 5.0, height: float = 3.6) -> Axes:
-    """Return the Axes of a new figure of that size in inches."""
-    return Figure(figsize=(width, height), layout="constrained").add_subplot()
 
 
 def barrier_curves(
@@ -185,10 +180,18 @@ def barrier_heatmap(
     *,
     kind: str = "chord",
     metric: str = "loss",
-    method: str = "single",
+    method: str | None = "single",
+    limit: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the barriers of all pairs, networks ordered by their dendrogram, drawn above.
+
+    Parameters
+    ----------
+    method
+        Linkage of the dendrogram; None keeps the networks' order and draws none.
+    limit
+        Upper end of the colours; clusters that join below it are coloured in the dendrogram.
 
     Returns
     -------
@@ -197,20 +200,29 @@ def barrier_heatmap(
     """
     ax = new_axes(5.4, 5.6) if ax is None else ax
     heights = matrix.loss_barrier(kind) if metric == "loss" else matrix.error_barrier(kind)
-    above = ax.inset_axes((0.0, 1.02, 1.0, 0.22))
-    tree = matrix.linkage(kind, method=method)
     order = list(range(len(matrix.names)))
-    # Networks without barriers form no tree, and SciPy draws none.
-    if tree[-1, 2] > 0:
-        order = dendrogram(
-            tree, ax=above, no_labels=True, color_threshold=0, above_threshold_color="0.35"
-        )["leaves"]
-    above.set_ylabel("loss barrier", fontsize="x-small")
-    above.tick_params(labelsize="x-small")
-    for side in ("top", "right", "bottom"):
-        above.spines[side].set_visible(False)
+    if method is not None:
+        above = ax.inset_axes((0.0, 1.02, 1.0, 0.22))
+        tree = matrix.linkage(kind, method=method)
+        if tree[-1, 2] > 0:
+            order = dendrogram(
+                tree,
+                ax=above,
+                no_labels=True,
+                color_threshold=limit or 0,
+                above_threshold_color="0.35",
+            )["leaves"]
+        else:  # networks without barriers form no tree, and SciPy draws none
+            above.set_axis_off()
+        above.set_ylabel("loss barrier", fontsize="x-small")
+        above.tick_params(labelsize="x-small")
+        for side in ("top", "right", "bottom"):
+            above.spines[side].set_visible(False)
     image = ax.imshow(
-        heights[np.ix_(order, order)], cmap="magma_r", vmin=min(0.0, float(heights.min()))
+        heights[np.ix_(order, order)],
+        cmap="magma_r",
+        vmin=min(0.0, float(heights.min())) if limit is None else 0.0,
+        vmax=limit,
     )
     every = max(1, len(order) // 16)
     ticks = np.arange(0, len(order), every)
@@ -233,29 +245,17 @@ def checkpoint_heatmap(
 
     ``labels`` names the checkpoints of run A and of run B, their positions by default.
     """
-    ax = new_axes(4.8, 4.0) if ax is None else ax
     heights = grid.loss_barrier(kind) if metric == "loss" else grid.error_barrier(kind)
     rows, columns = labels if labels is not None else tuple(map(range, heights.shape))
-    image = ax.imshow(heights, cmap="magma_r", origin="lower", aspect="auto")
-    for set_ticks, names in ((ax.set_yticks, rows), (ax.set_xticks, columns)):
-        ticks = range(0, len(names), max(1, len(names) // 10))
-        set_ticks(list(ticks), [str(names[i]) for i in ticks])
-    if heights.size <= 64:
-        middle = (np.nanmin(heights) + np.nanmax(heights)) / 2
-        for (row, column), height in np.ndenumerate(heights):
-            ax.text(
-                column,
-                row,
-                f"{height:.2g}",
-                ha="center",
-                va="center",
-                fontsize="x-small",
-                color="w" if height > middle else "k",
-            )
-    ax.set_ylabel("checkpoint of A")
-    ax.set_xlabel("checkpoint of B")
-    ax.figure.colorbar(image, ax=ax, label=f"{metric} barrier ({kind})")
-    return ax
+    return heatmap(
+        heights,
+        rows=rows,
+        columns=columns,
+        ylabel="checkpoint of A",
+        xlabel="checkpoint of B",
+        label=f"{metric} barrier ({kind})",
+        ax=ax,
+    )
 
 
 def _metric(grid: PlaneGrid | SimplexGrid, metric: str) -> NDArray[np.float64]:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from lmc_fast.datasets import Dataset
+from lmc_fast.progress import progress_bar
 from lmc_fast.recipe import Recipe, initialise, make_optimizer, set_rates
 
 
@@ -93,12 +93,12 @@ def train(
 
     apply_masks()
     report(first_epoch)
-    with tqdm(
+    with progress_bar(
         total=recipe.epochs,
         initial=first_epoch,
         desc="train",
         unit="epoch",
-        disable=not progress,
+        show=progress,
     ) as bar:
         for epoch in range(recipe.epochs):
             order = torch.randperm(count, generator=generator)
@@ -171,7 +171,7 @@ def train_population(
     count, size = len(data.train_x), recipe.batch_size
     steps_per_epoch = -(-count // size)
     optimizer = make_optimizer(recipe, stacked.values())
-    with tqdm(total=recipe.epochs, desc="train", unit="epoch", disable=not progress) as bar:
+    with progress_bar(total=recipe.epochs, desc="train", unit="epoch", show=progress) as bar:
         for epoch in range(recipe.epochs):
             orders = torch.stack([torch.randperm(count, generator=g) for g in generators])
             for index, start in enumerate(range(0, count, size)):

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from lmc_fast.barrier import BarrierCurve, BarrierMatrix
 from lmc_fast.files import replacing
+from lmc_fast.progress import progress_bar
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
@@ -99,7 +99,9 @@ def run_zoo(
             _check_settings(target, settings)
         else:
             pending.append((a, b, target))
-    bar = tqdm(pending, total=len(pairs), initial=len(pairs) - len(pending), unit="pair")
+    bar = progress_bar(
+        pending, total=len(pairs), initial=len(pairs) - len(pending), unit="pair", show=True
+    )
     for a, b, target in bar:
         curve = evaluate_pair(a, b)
         content = {

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lmc_fast.barrier.forward import evaluation_mode
 from lmc_fast.barrier.functional import FunctionalEvaluator
@@ -22,6 +21,7 @@ from lmc_fast.barrier.points import Points, distinct
 from lmc_fast.barrier.replay import replay_evaluator
 from lmc_fast.barrier.temperature import best_temperatures
 from lmc_fast.data import Batch, Data, batches, count_batches, count_examples, device_of
+from lmc_fast.progress import progress_bar
 
 
 class Evaluator(Protocol):
@@ -120,10 +120,10 @@ def evaluate(
             )
         evaluator: Evaluator | None = None
         total = _Total(len(unique), per_example)
-        bar = tqdm(
+        bar = progress_bar(
             batches(data, device=device_of(model)),
             total=count_batches(data),
-            disable=not progress,
+            show=progress,
             unit="batch",
             desc=f"{len(unique)} points",
         )

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lmc_fast.barrier.forward import call_with
 from lmc_fast.barrier.moments import (
@@ -33,6 +32,7 @@ from lmc_fast.barrier.moments import (
 )
 from lmc_fast.barrier.points import Points, StateDict
 from lmc_fast.data import Data, batches, count_examples, device_of
+from lmc_fast.progress import progress_bar
 
 NORMS = ("keep", "reset", "repair")
 
@@ -98,7 +98,7 @@ def calibrate(
         for i in np.unique(points.index)
     }
     corrections = []
-    for k in tqdm(range(len(points)), disable=not progress, unit="point", desc=norm):
+    for k in progress_bar(range(len(points)), show=progress, unit="point", desc=norm):
         used = np.flatnonzero(points.weight[k])
         shares = [(anchors[points.index[k, j]], float(points.weight[k, j])) for j in used]
         settle = _settle_at_once if len(inputs) == 1 else _settle_in_turn

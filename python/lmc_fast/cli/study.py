@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         out=args.out,
         data_dir=args.data_dir,
-        progress=sys.stderr.isatty(),
+        progress=True,
     )
     record = run_study(study, context, command=_command(args))
     print(f"{study.claim}\n({study.source})\n\n{table(record)}")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lmc_fast.assignment import Assignment, solve_assignment
 from lmc_fast.data import Batch, call, count_examples, device_of, move
@@ -20,6 +19,7 @@ from lmc_fast.matching.structured import (
 )
 from lmc_fast.matching.taps import Tap, captured, find_taps, units_of
 from lmc_fast.permutation import Permutation
+from lmc_fast.progress import progress_bar
 from lmc_fast.spec import PermutationSpec
 from lmc_fast.statistics import CrossMoments, update_moments
 
@@ -92,7 +92,7 @@ def activation_similarity(
         a.eval()
         b.eval()
         with torch.no_grad(), captured(a, taps) as seen_a, captured(b, taps) as seen_b:
-            for batch in tqdm(batches, desc="activations", disable=not progress, leave=False):
+            for batch in progress_bar(batches, desc="activations", show=progress, leave=False):
                 call(a, move(batch.inputs, device_of(a)))
                 call(b, move(batch.inputs, device_of(b)))
                 samples += count_examples(batch.inputs)

@@ -20,6 +20,7 @@ from lmc_fast.permutation import (
     identity_permutation,
     invert,
 )
+from lmc_fast.progress import progress_bar
 from lmc_fast.spec import PermutationSpec
 
 Network = nn.Module | Mapping[str, Tensor]
@@ -153,7 +154,7 @@ def match_many(
             biases=biases,
         ).permutation
 
-    with tqdm(desc="match_many", unit="matching", disable=not progress) as bar:
+    with progress_bar(desc="match_many", unit="matching", show=progress) as bar:
         if method == "universe":
             permutations = _synchronised(states, spec, align, bar)
         else:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lmc_fast.assignment import Assignment, solve_assignment
 from lmc_fast.matching.families import weight_pieces
 from lmc_fast.matching.places import Unfolded, places_of, row_index, unfold
 from lmc_fast.matching.structured import families_of, moved_by, solve_structured
 from lmc_fast.permutation import Permutation, gather
+from lmc_fast.progress import progress_bar
 from lmc_fast.spec import PermutationSpec
 
 MAX_CYCLES = 64
@@ -138,7 +138,7 @@ def descend(
     solved_at: dict[str, tuple[int, ...]] = {}
     history = [weight_objective(problem, permutation)]
     converged = False
-    for _ in tqdm(range(max_sweeps), desc="sweeps", disable=not progress, leave=False):
+    for _ in progress_bar(range(max_sweeps), desc="sweeps", show=progress, leave=False):
         changed = False
         for g in torch.randperm(len(groups), generator=generator).tolist():
             name = groups[g]

@@ -6,12 +6,14 @@ import torch
 from matplotlib.figure import Figure
 
 from lmc_fast.nets import MLP
+from lmc_fast.plots import barrier_heatmap
 from lmc_fast.recipe import Recipe
 from lmc_fast.studies.moons import SOURCE
 from lmc_fast.studies.nets_and_pairs import (
     QUANTITIES,
     aligned_to,
-    epsilons,
+    all_pairs,
+    eps,
     mlp_spec,
     population,
     scores,
@@ -46,13 +48,13 @@ def _run(context: Context) -> Result:
         zoo += states
     aligned, _ = aligned_to(spec, zoo)
     matrices = {
-        which: epsilons(net, group, data.test_x, data.test_y, progress=context.progress)
+        which: all_pairs(net, group, data.test_x, data.test_y, progress=context.progress)
         for which, group in (("unaligned", zoo), ("aligned", aligned))
     }
     means: dict[str, dict[str, float]] = {}
-    for which, eps in matrices.items():
+    for which, between in matrices.items():
         means[which] = {}
-        blocks = eps.view(len(LEARNING_RATES), count, len(LEARNING_RATES), count)
+        blocks = eps(between).view(len(LEARNING_RATES), count, len(LEARNING_RATES), count)
         for i, first in enumerate(LEARNING_RATES):
             for j, second in list(enumerate(LEARNING_RATES))[i:]:
                 block = blocks[i, :, j]
@@ -73,15 +75,14 @@ def _run(context: Context) -> Result:
             f"for {len(lower)} of {len(means['aligned'])} pairs of optimizers",
         )
     ]
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for ax, (which, eps) in zip(panels, matrices.items(), strict=True):
-        image = ax.imshow(eps.numpy(), vmin=0, vmax=float(matrices["unaligned"].max()))
-        ax.set_xticks(
-            [count * (i + 0.5) - 0.5 for i in range(len(LEARNING_RATES))], list(LEARNING_RATES)
-        )
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    centres = [count * (i + 0.5) - 0.5 for i in range(len(LEARNING_RATES))]
+    limit = float(eps(matrices["unaligned"]).max())
+    for ax, (which, between) in zip(figure.subplots(1, 2), matrices.items(), strict=True):
+        barrier_heatmap(between, kind="max", method=None, limit=limit, ax=ax)
         ax.set_title(which)
-    figure.colorbar(image, ax=panels, label="eps on the test loss")
+        ax.set_xticks(centres, list(LEARNING_RATES), rotation=0)
+        ax.set_yticks(centres, list(LEARNING_RATES))
     return Result(
         rows,
         checks,
@@ -94,7 +95,7 @@ def _run(context: Context) -> Result:
             "aligned": "weight matching of every network to the first",
             "spread": "standard error",
         },
-        {which: eps.tolist() for which, eps in matrices.items()},
+        {which: eps(between).tolist() for which, between in matrices.items()},
         figure,
         "The source shows this as pictures and gives neither numbers nor learning rates.",
     )

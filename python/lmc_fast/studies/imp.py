@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lmc_fast import barrier, match
+from lmc_fast.charts import trend
 from lmc_fast.matching import Matching, match_sequence, transport_masks
 from lmc_fast.nets import MLP
 from lmc_fast.pruning import iterative_magnitude_pruning
@@ -20,8 +21,8 @@ ALPHAS = 25
 
 def _run(context: Context) -> Result:
     data = context.mnist(*context.choose(quick=(2000, 1000), default=(None, None)))
-    levels = context.choose(quick=2, default=8, full=20)
-    epochs = context.choose(quick=2, default=4, full=20)
+    levels = context.choose(quick=2, default=20)
+    epochs = context.choose(quick=2, default=6, full=40)
     rewind = context.choose(quick=1, default=1, full=2)
     net = MLP((784, 300, 100, 10))
     spec = mlp_spec(net)
@@ -94,17 +95,24 @@ def _run(context: Context) -> Result:
     ]
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, values in error.items():
-        left.plot(densities, values, "o-", label=f"permutation: {name}")
-    left.set_ylabel("train error barrier")
-    right.plot(densities, overlap, "o-", label="after the dense permutation")
-    right.plot(densities, densities, "k--", label="chance")
-    right.set_ylabel("share of B's mask within A's")
+    trend(
+        densities,
+        {f"permutation: {name}": values for name, values in error.items()},
+        xlabel="share of weights left",
+        ylabel="train error barrier",
+        linear_below=1e-3,
+        ax=left,
+    )
+    trend(
+        densities,
+        {"after the dense permutation": overlap, "chance": densities},
+        xlabel="share of weights left",
+        ylabel="share of B's mask within A's",
+        ax=right,
+    )
     for ax in (left, right):
         ax.set_xscale("log")
         ax.invert_xaxis()
-        ax.set_xlabel("share of weights left")
-        ax.legend()
     return Result(
         rows,
         checks,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
+from lmc_fast.charts import trend
 from lmc_fast.studies.study import Check, Context, Result, Row, Study
 from lmc_fast.studies.teacher_student_width import descend, initial_students, pair_barriers
 from lmc_fast.teacher_student import population_loss
@@ -86,27 +88,22 @@ def _run(context: Context) -> Result:
         )
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for m, sweep in found.items():
-        x = [float(r) for r, v in sweep.items() if v["aligned"] is not None]
-        kept = [sweep[f"{r:g}"] for r in x]
-        left.errorbar(
-            x,
-            [v["sparsity"] for v in kept],
-            [v["sparsity_error"] or 0 for v in kept],
-            marker="o",
-            label=f"m={m}",
+
+    def by_rate(sweep: dict[str, dict[str, Any]], key: str) -> list[float]:
+        return [math.nan if v["aligned"] is None else v[key] or 0.0 for v in sweep.values()]
+
+    for ax, key, label in (
+        (left, "sparsity", "share of silent units"),
+        (right, "aligned", "aligned barrier"),
+    ):
+        trend(
+            rates,
+            {f"m={m}": by_rate(sweep, key) for m, sweep in found.items()},
+            errors={f"m={m}": by_rate(sweep, f"{key}_error") for m, sweep in found.items()},
+            xlabel="learning rate / (d/m)",
+            ylabel=label,
+            ax=ax,
         )
-        right.errorbar(
-            x,
-            [v["aligned"] for v in kept],
-            [v["aligned_error"] or 0 for v in kept],
-            marker="o",
-            label=f"m={m}",
-        )
-    for ax, label in ((left, "share of silent units"), (right, "aligned barrier")):
-        ax.set_xlabel("learning rate / (d/m)")
-        ax.set_ylabel(label)
-        ax.legend()
     return Result(
         rows,
         checks,

@@ -6,6 +6,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from lmc_fast.charts import bars
 from lmc_fast.matching import match_many, mean_state
 from lmc_fast.nets import MLP
 from lmc_fast.recipe import Recipe
@@ -75,15 +76,14 @@ def _run(context: Context) -> Result:
             ", ".join(f"{name} {value:.5g}" for name, value in objectives.items()),
         ),
     ]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    ax = figure.add_subplot()
-    labels = [*[f"parent {i}" for i in range(count)], *found_scores]
-    values = [*parents[:, 3].tolist(), *[float(v[3]) for v in found_scores.values()]]
-    ax.bar(labels, values)
-    ax.axhline(PUBLISHED["merge_many"][1], color="k", linestyle="--", label="published merge")
-    ax.tick_params(axis="x", rotation=45)
-    ax.set_ylabel("test accuracy")
-    ax.legend()
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    bars(
+        {f"parent {i}": float(value) for i, value in enumerate(parents[:, 3])}
+        | {name: float(values[3]) for name, values in found_scores.items()},
+        ylabel="test accuracy",
+        published={"merge": PUBLISHED["merge_many"][1]},
+        ax=figure.add_subplot(),
+    )
     return Result(
         rows,
         checks,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from lmc_fast import apply_permutation, barrier, match
+from lmc_fast.charts import trend
 from lmc_fast.matching import Matching
+from lmc_fast.progress import progress_bar
 from lmc_fast.studies.nets_and_pairs import with_state
 from lmc_fast.studies.runs import SOURCE, epochs_of, evaluation, runs, setting
 from lmc_fast.studies.study import Check, Context, Result, Row, Study
@@ -23,7 +24,7 @@ def _run(context: Context) -> Result:
     points = evaluation(context, data)
     matchings: dict[str, list[Matching]] = {"weights": [], "activations": []}
     error: dict[str, list[float]] = {"none": [], "weights": [], "activations": []}
-    for x, y in tqdm(list(zip(a, b, strict=True)), desc="epochs", disable=not context.progress):
+    for x, y in progress_bar(list(zip(a, b, strict=True)), desc="epochs", show=context.progress):
         found = {
             "weights": match(x, y, spec=spec),
             "activations": match(with_state(net, x), with_state(other, y), data=points, spec=spec),
@@ -91,22 +92,19 @@ def _run(context: Context) -> Result:
             f"permutation alone {early_layers[0]:.4f}",
         ),
     ]
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    panels = figure.subplots(1, 3)
-    for name, values in error.items():
-        panels[0].plot(epochs, values, "o-", label=name)
-    panels[0].set_ylabel("train error barrier")
-    for group, values in agree.items():
-        panels[1].plot(epochs, values, "o-", label=group)
-    panels[1].set_ylabel("share of units matched alike")
-    for order, style in (("bottom up", "o-"), ("top down", "s--")):
-        for k in range(1, len(groups) + 1):
-            values = [layers[order][str(epoch)][k] for epoch in epochs]
-            panels[2].plot(epochs, values, style, label=f"{order}, {k} early layers")
-    panels[2].set_ylabel("train error barrier at the end")
-    for ax in panels:
-        ax.set_xlabel("epoch of the matching")
-        ax.legend(fontsize=7)
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    left, middle_panel, right = figure.subplots(1, 3)
+    mixed_barriers = {
+        f"{order}, {k} early layers": [layers[order][str(epoch)][k] for epoch in epochs]
+        for order in layers
+        for k in range(1, len(groups))
+    }
+    for ax, series, label in (
+        (left, error, "train error barrier"),
+        (middle_panel, agree, "share of units matched alike"),
+        (right, mixed_barriers, "train error barrier at the end"),
+    ):
+        trend(epochs, series, xlabel="epoch of the matching", ylabel=label, ax=ax)
     return Result(
         rows,
         checks,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from lmc_fast.charts import trend
 from lmc_fast.datasets import Dataset
 from lmc_fast.nets import MLP
 from lmc_fast.recipe import Recipe
@@ -12,7 +13,8 @@ from lmc_fast.studies.nets_and_pairs import (
     QUANTITIES,
     State,
     aligned_to,
-    epsilons,
+    all_pairs,
+    eps,
     mlp_spec,
     pairs_of,
     population,
@@ -44,10 +46,18 @@ def dataset(context: Context) -> Dataset:
     return context.mnist(*context.choose(quick=(2000, 1000), default=(None, None)))
 
 
+def _count(context: Context) -> int:
+    return context.choose(quick=3, default=3, full=50)
+
+
+def _epochs(context: Context) -> int:
+    return context.choose(quick=2, default=12, full=60)
+
+
 def zoo(context: Context, width: int, data: Dataset) -> list[State]:
     """Networks of one width, trained as one batch."""
-    count = context.choose(quick=3, default=3, full=50)
-    epochs = context.choose(quick=2, default=12, full=60)
+    count = _count(context)
+    epochs = _epochs(context)
     recipe = Recipe("adamw", lr=0.1, epochs=epochs, batch_size=256, schedule="onecycle")
     seeds = [1000 * context.seed + i for i in range(count)]
     return population(context, f"mnist/w{width}", net(width), data, recipe, seeds)
@@ -57,7 +67,7 @@ def _run(context: Context) -> Result:
     data = dataset(context)
     widths = context.choose(quick=[4, 16], default=[2, 4, 8, 16, 32, 64], full=list(PUBLISHED))
     rows, details = [], {}
-    eps: dict[str, dict[int, float]] = {"unaligned": {}, "aligned": {}}
+    mean_eps: dict[str, dict[int, float]] = {"unaligned": {}, "aligned": {}}
     for width in widths:
         states = zoo(context, width, data)
         found = scores(net(width), states, data)
@@ -68,14 +78,20 @@ def _run(context: Context) -> Result:
         aligned, _ = aligned_to(mlp_spec(net(width)), states)
         details[str(width)] = {"scores": found.tolist()}
         for name, group in (("unaligned", states), ("aligned", aligned)):
-            pairs = pairs_of(epsilons(net(width), group, data.test_x, data.test_y))
-            eps[name][width] = float(pairs.mean())
+            pairs = pairs_of(
+                eps(
+                    all_pairs(
+                        net(width), group, data.test_x, data.test_y, progress=context.progress
+                    )
+                )
+            )
+            mean_eps[name][width] = float(pairs.mean())
             rows.append(
-                Row(f"w={width} {name} eps", eps[name][width], spread=standard_error(pairs))
+                Row(f"w={width} {name} eps", mean_eps[name][width], spread=standard_error(pairs))
             )
             details[str(width)][name] = pairs.tolist()
     wide = max(widths)
-    share = eps["aligned"][wide] / eps["unaligned"][wide]
+    share = mean_eps["aligned"][wide] / mean_eps["unaligned"][wide]
     checks = [
         Check(
             "alignment lowers the eps of wide networks",
@@ -86,33 +102,35 @@ def _run(context: Context) -> Result:
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     step = len(rows) // len(widths)
-    for i, name in enumerate(QUANTITIES[:2]):
-        ours = [row.ours for row in rows[i::step]]
-        (line,) = left.plot(widths, ours, "o-", label=f"{name}, ours")
-        left.plot(
-            widths,
-            [PUBLISHED[w][i] for w in widths],
-            "x--",
-            color=line.get_color(),
-            label=f"{name}, published",
-        )
-    left.set_ylabel("loss")
-    left.set_yscale("symlog", linthresh=1e-3)
-    for name, by_width in eps.items():
-        right.plot(list(by_width), list(by_width.values()), "o-", label=name)
-    right.set_ylabel("eps on the test loss")
-    for ax in (left, right):
-        ax.set_xscale("log", base=2)
-        ax.set_xlabel("width")
-        ax.legend()
+    trend(
+        widths,
+        {name: [row.ours for row in rows[i::step]] for i, name in enumerate(QUANTITIES[:2])},
+        published={
+            name: [PUBLISHED[w][i] for w in widths] for i, name in enumerate(QUANTITIES[:2])
+        },
+        xlabel="width",
+        ylabel="loss",
+        log_x=True,
+        linear_below=1e-3,
+        ax=left,
+    )
+    trend(
+        widths,
+        {name: list(by_width.values()) for name, by_width in mean_eps.items()},
+        xlabel="width",
+        ylabel="eps on the test loss",
+        log_x=True,
+        linear_below=1e-2,
+        ax=right,
+    )
     return Result(
         rows,
         checks,
         {
             "recipe": "AdamW, lr 0.1 OneCycle, batch 256",
-            "epochs": context.choose(quick=2, default=12, full=60),
+            "epochs": _epochs(context),
             "published epochs": 60,
-            "networks": context.choose(quick=3, default=3, full=50),
+            "networks": _count(context),
             "eps": "max over 11 alphas of L - max(L(0), L(1)) on the test loss",
             "spread": "standard error over networks, or over pairs for eps",
         },

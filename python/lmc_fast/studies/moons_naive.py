@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from lmc_fast.charts import trend
 from lmc_fast.studies import moons
-from lmc_fast.studies.nets_and_pairs import ALPHAS, aligned_to, epsilons, mlp_spec, pairs_of
+from lmc_fast.studies.nets_and_pairs import ALPHAS, aligned_to, all_pairs, eps, mlp_spec, pairs_of
 from lmc_fast.studies.study import Check, Context, Result, Row, Study
 
 
@@ -18,7 +19,7 @@ def _run(context: Context) -> Result:
         aligned, _ = aligned_to(mlp_spec(net), states)
         found[width] = {
             name: pairs_of(
-                epsilons(net, group, data.test_x, data.test_y, progress=context.progress)
+                eps(all_pairs(net, group, data.test_x, data.test_y, progress=context.progress))
             ).tolist()
             for name, group in (("unaligned", states), ("aligned", aligned))
         }
@@ -50,23 +51,27 @@ def _run(context: Context) -> Result:
             f"mean {means['unaligned'][wide]:.3f} at w={wide}",
         ),
     ]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    ax = figure.add_subplot()
-    for name in means:
-        ordered_widths = list(found)
-        quartiles = [
-            [sorted(found[w][name])[len(found[w][name]) * q // 4] for w in ordered_widths]
-            for q in (1, 2, 3)
+    shown = list(found)
+    quartiles = {
+        name: [
+            [sorted(found[w][name])[len(found[w][name]) * q // 4] for w in shown] for q in (1, 2, 3)
         ]
-        (line,) = ax.plot(ordered_widths, quartiles[1], "o-", label=f"{name}, median and quartiles")
-        ax.fill_between(
-            ordered_widths, quartiles[0], quartiles[2], alpha=0.2, color=line.get_color()
-        )
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("symlog", linthresh=1e-4)
-    ax.set_xlabel("width")
-    ax.set_ylabel("eps on the test loss")
-    ax.legend()
+        for name in means
+    }
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    trend(
+        shown,
+        {f"{name}, median and quartiles": middle for name, (_, middle, _) in quartiles.items()},
+        bands={
+            f"{name}, median and quartiles": (low, high)
+            for name, (low, _, high) in quartiles.items()
+        },
+        xlabel="width",
+        ylabel="eps on the test loss",
+        log_x=True,
+        linear_below=1e-4,
+        ax=figure.add_subplot(),
+    )
     return Result(
         rows,
         checks,

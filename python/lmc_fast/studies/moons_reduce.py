@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from lmc_fast.charts import trend
 from lmc_fast.reduction import HiddenLayer, reduce_units
 from lmc_fast.studies import moons
 from lmc_fast.studies.nets_and_pairs import (
     State,
-    epsilons,
+    all_pairs,
+    eps,
     pairs_of,
     scores,
     standard_error,
@@ -54,7 +56,7 @@ def _run(context: Context) -> Result:
     data = moons.dataset(context)
     rows: list[Row] = []
     details: dict[str, dict[str, Any]] = {}
-    eps: dict[int, tuple[float, float]] = {}
+    connection: dict[int, tuple[float, float]] = {}
     mean: dict[str, dict[int, float]] = {"source's rule": {}, "in full": {}}
     for width in moons.widths(context):
         states = moons.zoo(context, width)
@@ -77,18 +79,20 @@ def _run(context: Context) -> Result:
             mean[rule][width] = float(widths.mean())
         padded = [_state(layer.padded(width)) for layer in layers["in full"]]
         before, after = (
-            pairs_of(epsilons(net, group, data.test_x, data.test_y, progress=context.progress))
+            pairs_of(
+                eps(all_pairs(net, group, data.test_x, data.test_y, progress=context.progress))
+            )
             for group in (states, padded)
         )
         rows += [
             Row(f"w={width} unaligned eps mean", float(before.mean())),
             Row(f"w={width} unaligned eps mean after reduction in full", float(after.mean())),
         ]
-        eps[width] = (float(before.mean()), float(after.mean()))
+        connection[width] = (float(before.mean()), float(after.mean()))
         details[str(width)] |= {"eps": before.tolist(), "eps reduced": after.tolist()}
     within = {w: v / PUBLISHED[w][0] - 1 for w, v in mean["source's rule"].items()}
     worst = max(within, key=lambda w: abs(within[w]))
-    growth = {w: after / before for w, (before, after) in eps.items() if w >= 8}
+    growth = {w: after / before for w, (before, after) in connection.items() if w >= 8}
     least = min(growth, key=lambda w: growth[w])
     checks = [
         Check(
@@ -105,18 +109,27 @@ def _run(context: Context) -> Result:
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     shown = list(within)
-    for rule, by_width in mean.items():
-        left.plot(shown, list(by_width.values()), "o-", label=f"ours, {rule}")
-    left.plot(shown, [PUBLISHED[w][0] for w in shown], "x--", label="published")
-    left.set_ylabel("width after reduction")
-    left.set_yscale("log", base=2)
-    right.plot(shown, [eps[w][0] for w in shown], "o-", label="before")
-    right.plot(shown, [eps[w][1] for w in shown], "o-", label="after reduction")
-    right.set_ylabel("mean unaligned eps on the test loss")
-    for ax in (left, right):
-        ax.set_xscale("log", base=2)
-        ax.set_xlabel("width")
-        ax.legend()
+    trend(
+        shown,
+        {rule: list(by_width.values()) for rule, by_width in mean.items()},
+        published={"source's rule": [PUBLISHED[w][0] for w in shown]},
+        xlabel="width",
+        ylabel="width after reduction",
+        log_x=True,
+        linear_below=1.0,
+        ax=left,
+    )
+    trend(
+        shown,
+        {
+            name: [connection[w][i] for w in shown]
+            for i, name in enumerate(("before", "after reduction in full"))
+        },
+        xlabel="width",
+        ylabel="mean unaligned eps on the test loss",
+        log_x=True,
+        ax=right,
+    )
     return Result(
         rows,
         checks,

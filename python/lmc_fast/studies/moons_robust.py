@@ -6,16 +6,17 @@ from itertools import combinations, product
 from typing import Any
 
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from lmc_fast import match
+from lmc_fast import BarrierMatrix, match
+from lmc_fast.plots import barrier_heatmap
 from lmc_fast.recipe import Recipe
 from lmc_fast.studies import moons
 from lmc_fast.studies.nets_and_pairs import (
     QUANTITIES,
     State,
     aligned_to,
-    epsilons,
+    all_pairs,
+    eps,
     mlp_spec,
     pairs_of,
     population,
@@ -70,8 +71,10 @@ def _run(context: Context) -> Result:
 
     everyone = [state for states in zoo.values() for state in states]
 
-    def matrix(states: list[State], **options: Any) -> Tensor:
-        return epsilons(net, states, data.test_x, data.test_y, progress=context.progress, **options)
+    def matrix(states: list[State], **options: Any) -> BarrierMatrix:
+        return all_pairs(
+            net, states, data.test_x, data.test_y, progress=context.progress, **options
+        )
 
     matrices = {"unaligned": matrix(everyone)}
     for group in range(REFERENCES):
@@ -83,17 +86,20 @@ def _run(context: Context) -> Result:
     }
     matrices["aligned pair by pair"] = matrix(everyone, permutations=by_pair)
     means: dict[str, dict[str, float]] = {}
-    for name, eps in matrices.items():
-        means[name] = {"all": float(pairs_of(eps).mean())}
+    for name, curves in matrices.items():
+        between = eps(curves)
+        means[name] = {"all": float(pairs_of(between).mean())}
         for group, label in enumerate(zoo):
-            block = eps[group * count : (group + 1) * count, group * count : (group + 1) * count]
-            means[name][label] = float(pairs_of(block).mean())
+            own = slice(group * count, (group + 1) * count)
+            means[name][label] = float(pairs_of(between[own, own]).mean())
         rows += [Row(f"eps, {name}, {group}", value) for group, value in means[name].items()]
     references = [v["all"] for name, v in means.items() if name.startswith("aligned to")]
     aligned_worst, unaligned = max(references), means["unaligned"]["all"]
-    own = means["aligned pair by pair"]
-    rms = (own["normal, RMSprop"] + own["uniform, RMSprop"]) / 2
-    adam = (own["normal, AdamW"] + own["uniform, AdamW"]) / 2
+    by_optimizer = means["aligned pair by pair"]
+    rms, adam = (
+        sum(by_optimizer[f"{init}, {name}"] for init in ("normal", "uniform")) / 2
+        for name in ("RMSprop", "AdamW")
+    )
     checks = [
         Check(
             "the aligned eps over all inits and optimizers is at most a tenth of the unaligned, "
@@ -107,14 +113,15 @@ def _run(context: Context) -> Result:
             f"pairwise aligned eps {rms:.2g} against {adam:.2g}",
         ),
     ]
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    panels = figure.subplots(1, 3)
+    figure = Figure(figsize=(15, 4.6), layout="constrained")
     chosen = ["unaligned", list(matrices)[1], "aligned pair by pair"]
-    for ax, name in zip(panels, chosen, strict=True):
-        image = ax.imshow(matrices[name].numpy(), vmin=0, vmax=float(matrices["unaligned"].max()))
-        ax.set_title(name, fontsize=8)
-        ax.set_xlabel("network")
-    figure.colorbar(image, ax=panels, label="eps on the test loss")
+    centres = [count * (group + 0.5) - 0.5 for group in range(len(zoo))]
+    for ax, name in zip(figure.subplots(1, 3), chosen, strict=True):
+        limit = float(eps(matrices["unaligned"]).max())
+        barrier_heatmap(matrices[name], kind="max", method=None, limit=limit, ax=ax)
+        ax.set_title(name, fontsize="small")
+        ax.set_xticks(centres, list(zoo), rotation=30)
+        ax.set_yticks(centres, list(zoo))
     return Result(
         rows,
         checks,
@@ -125,7 +132,7 @@ def _run(context: Context) -> Result:
             "networks": count,
             "spread": "standard error",
         },
-        {name: eps.tolist() for name, eps in matrices.items()},
+        {name: eps(curves).tolist() for name, curves in matrices.items()},
         figure,
     )
 

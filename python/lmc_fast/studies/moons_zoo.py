@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from matplotlib.figure import Figure
 
+from lmc_fast.charts import trend
 from lmc_fast.studies import moons
 from lmc_fast.studies.nets_and_pairs import QUANTITIES, scores, standard_error
 from lmc_fast.studies.study import Check, Context, Result, Row, Study
@@ -58,23 +59,20 @@ def _run(context: Context) -> Result:
                 f"largest difference {off[quantity][worst]:+.4f} at w={worst}",
             )
         )
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    ax = figure.add_subplot()
     shown = moons.widths(context)
-    for i, quantity in enumerate(QUANTITIES[:2]):
-        (line,) = ax.plot(shown, means[quantity], "o-", label=f"{quantity}, ours")
-        ax.plot(
-            shown,
-            [PUBLISHED[w][i] for w in shown],
-            "x--",
-            color=line.get_color(),
-            label=f"{quantity}, published",
-        )
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    ax.set_xlabel("width")
-    ax.set_ylabel("loss")
-    ax.legend()
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    trend(
+        shown,
+        {quantity: means[quantity] for quantity in QUANTITIES[:2]},
+        published={
+            quantity: [PUBLISHED[w][i] for w in shown] for i, quantity in enumerate(QUANTITIES[:2])
+        },
+        xlabel="width",
+        ylabel="loss",
+        log_x=True,
+        linear_below=1e-3,
+        ax=figure.add_subplot(),
+    )
     return Result(
         rows,
         checks,

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lmc_fast import PermutationSpec, barrier_matrix, match
+from lmc_fast import BarrierMatrix, PermutationSpec, barrier_matrix, match
 from lmc_fast.datasets import Dataset
 from lmc_fast.matching import Matching
 from lmc_fast.nets import MLP
@@ -91,19 +91,20 @@ def aligned_to(
     return aligned, matchings
 
 
-def epsilons(
+def all_pairs(
     model: nn.Module,
     states: Sequence[State],
     inputs: Tensor,
     targets: Tensor,
     **options: Any,
-) -> Tensor:
-    """Return eps, the "max" barrier of the loss, of every pair: symmetric, zero diagonal.
+) -> BarrierMatrix:
+    """Return the curves between all pairs at `ALPHAS` points; `options` go to `barrier_matrix`."""
+    return barrier_matrix(states, (inputs, targets), model=model, alphas=ALPHAS, **options)
 
-    `options` go to `barrier_matrix`.
-    """
-    found = barrier_matrix(states, (inputs, targets), model=model, alphas=ALPHAS, **options)
-    return torch.as_tensor(found.loss_barrier("max"))
+
+def eps(matrix: BarrierMatrix) -> Tensor:
+    """Return eps, the "max" barrier of the loss, of every pair: symmetric, zero diagonal."""
+    return torch.as_tensor(matrix.loss_barrier("max"))
 
 
 def pairs_of(matrix: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from lmc_fast import match
+from lmc_fast.charts import linear_regions
 from lmc_fast.nets import MLP
 from lmc_fast.studies import moons
 from lmc_fast.studies.nets_and_pairs import mlp_spec, standard_error, with_state
@@ -58,15 +59,15 @@ def _run(context: Context) -> Result:
         if width not in shown:
             continue
         for ax, net in zip(panels[:, shown.index(width)], nets, strict=False):
-            patterns = _patterns(net, grid).view(points, points)
-            here = patterns[1:, 1:]
-            edges = (here != patterns[:-1, 1:]) | (here != patterns[1:, :-1])
-            logits = net(grid)[:, 1].detach().view(points, points)
-            axis = torch.linspace(-EXTENT, EXTENT, points)
-            extent = (-EXTENT, EXTENT, -EXTENT, EXTENT)
-            ax.imshow(edges.T.numpy(), origin="lower", extent=extent, cmap="Greys", alpha=0.6)
-            ax.contour(axis.numpy(), axis.numpy(), logits.T.numpy(), levels=[0.0], colors="tab:red")
-            ax.scatter(*data.train_x.T.numpy(), c=data.train_y.numpy(), s=3, cmap="coolwarm")
+            logits = net(grid)[:, 1].detach()
+            linear_regions(
+                _patterns(net, grid).view(points, points),
+                logits.view(points, points),
+                extent=EXTENT,
+                points=data.train_x,
+                labels=data.train_y,
+                ax=ax,
+            )
             ax.set_title(f"w={width}", fontsize=9)
     counts = [sum(details[str(w)]["regions"]) / counted for w in widths]
     checks = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -95,6 +96,7 @@ class Context:
     out: Path
     data_dir: Path | None = None
     progress: bool = False
+    """Whether parts and long loops report on stderr: bars on a terminal, lines elsewhere."""
     spent: list[float] = field(default_factory=list)
     """Seconds that the parts read from disk took when they were made."""
 
@@ -118,6 +120,7 @@ class Context:
             try:
                 stored = torch.load(path, weights_only=True)
                 self.spent.append(stored["seconds"])
+                self._say(f"{key}: read back")
                 return stored["value"]  # type: ignore[no-any-return]
             except Exception as error:
                 raise ValueError(
@@ -129,7 +132,12 @@ class Context:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             torch.save(stored, partial)
+        self._say(f"{key}: done in {stored['seconds']:.0f} s")
         return made
+
+    def _say(self, message: str) -> None:
+        if self.progress:
+            print(f"{self.name}: {message}", file=sys.stderr)
 
     def mnist(self, train: int | None = None, test: int | None = None) -> Dataset:
         """MNIST from the data directory, downloaded into it where the network allows."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from matplotlib.figure import Figure
 
+from lmc_fast.plots import barrier_heatmap
 from lmc_fast.recipe import Recipe
 from lmc_fast.studies import mnist_zoo
 from lmc_fast.studies.moons import SOURCE
 from lmc_fast.studies.nets_and_pairs import (
     State,
-    epsilons,
+    all_pairs,
+    eps,
     pairs_of,
     scores,
     standard_error,
@@ -60,10 +62,10 @@ def _run(context: Context) -> Result:
 
         trajectory = context.part(f"mnist/swa-w{width}", (recipe, len(data.train_x)), sample)
         within, between = (
-            epsilons(net, group, data.test_x, data.test_y, progress=context.progress)
+            all_pairs(net, group, data.test_x, data.test_y, progress=context.progress)
             for group in (trajectory, states)
         )
-        inside, outside = pairs_of(within), pairs_of(between)
+        inside, outside = pairs_of(eps(within)), pairs_of(eps(between))
         average = {
             name: torch.stack([state[name] for state in trajectory]).mean(0)
             for name in trajectory[0]
@@ -87,11 +89,14 @@ def _run(context: Context) -> Result:
                 f"{len(inside)} pairs, against {float(outside.mean()):.3g}",
             )
         )
-        details[str(width)] = {"samples": within.tolist(), "independent": between.tolist()}
-        image = ax.imshow(within.numpy())
-        ax.set_title(f"w={width}: eps between samples")
+        details[str(width)] = {
+            "samples": eps(within).tolist(),
+            "independent": eps(between).tolist(),
+        }
+        barrier_heatmap(within, kind="max", method=None, limit=float(outside.mean()), ax=ax)
+        ax.set_title(f"w={width}: between samples, colours up to the independent mean", fontsize=8)
         ax.set_xlabel("epoch of the sample")
-        figure.colorbar(image, ax=ax)
+        ax.set_ylabel("epoch of the sample")
     return Result(
         rows,
         checks,

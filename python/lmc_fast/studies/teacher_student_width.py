@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 from lmc_fast import linear_sum_assignment
+from lmc_fast.charts import trend
+from lmc_fast.progress import progress_bar
 from lmc_fast.studies.study import Check, Context, Result, Row, Study
 from lmc_fast.teacher_student import population_gradient, population_loss
 
@@ -21,7 +22,7 @@ def descend(
     units: Tensor, teacher: Tensor, *, lr: float, steps: int, progress: bool, label: str
 ) -> Tensor:
     """Run gradient descent on the population loss of a batch of students (..., m, d)."""
-    for _ in tqdm(range(steps), desc=label, unit="step", disable=not progress, leave=False):
+    for _ in progress_bar(range(steps), desc=label, unit="step", show=progress, leave=False):
         units = units - lr * population_gradient(units, teacher)
     return units
 
@@ -139,23 +140,22 @@ def _run(context: Context) -> Result:
             f"{main[peak]['naive']:.3g} at m={peak}, {main[last]['naive']:.3g} at m={last}",
         ),
     ]
+    widths = sorted({m for sweep in sweeps.values() for m in sweep})
+
+    def by_width(name: str, key: str) -> list[float]:
+        return [sweeps[name][m][key] if m in sweeps[name] else math.nan for m in widths]
+
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    ax = figure.add_subplot()
-    for name, sweep in sweeps.items():
-        widths = list(sweep)
-        ax.errorbar(
-            widths,
-            [sweep[m]["aligned"] for m in widths],
-            [sweep[m]["aligned_error"] for m in widths],
-            marker="o",
-            capsize=2,
-            label=f"{name}, aligned",
-        )
-    ax.plot(four, [main[m]["naive"] for m in four], "k--", label="M=4, unaligned")
-    ax.set_yscale("symlog", linthresh=1e-4)
-    ax.set_xlabel("student width m")
-    ax.set_ylabel("population loss barrier")
-    ax.legend()
+    trend(
+        widths,
+        {f"{name}, aligned": by_width(name, "aligned") for name in sweeps}
+        | {"M=4, unaligned": by_width("M=4", "naive")},
+        errors={f"{name}, aligned": by_width(name, "aligned_error") for name in sweeps},
+        xlabel="student width m",
+        ylabel="population loss barrier",
+        linear_below=1e-4,
+        ax=figure.add_subplot(),
+    )
     return Result(
         rows,
         checks,

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from lmc_fast import apply_permutation, barrier, compose, match
+from lmc_fast.charts import trend
 from lmc_fast.matching import disagreement
 from lmc_fast.nets import MLP
+from lmc_fast.progress import progress_bar
 from lmc_fast.recipe import Recipe
 from lmc_fast.studies.nets_and_pairs import mlp_spec, population, standard_error
 from lmc_fast.studies.runs import SOURCE, evaluation
@@ -27,9 +28,7 @@ ALPHAS = 25
 
 def _run(context: Context) -> Result:
     data = context.mnist(*context.choose(quick=(2000, 1000), default=(None, None)))
-    widths = context.choose(
-        quick=[16, 64], default=[32, 64, 128, 256], full=[32, 64, 128, 256, 512, 1024, 2048]
-    )
+    widths = context.choose(quick=[16, 64], default=[32, 64, 128, 256, 512, 1024, 2048])
     epochs = context.choose(quick=2, default=4, full=20)
     recipe = Recipe("adam", lr=1e-3, epochs=epochs, batch_size=256)
     points = evaluation(context, data)
@@ -48,7 +47,7 @@ def _run(context: Context) -> Result:
         found: dict[str, list[float]] = {}
         errors: list[float] = []
         orders = [(a, b) for a, b in permutations(range(NETWORKS), 2) if a < b]
-        for a, b in tqdm(orders, desc=f"w={width}", disable=not context.progress):
+        for a, b in progress_bar(orders, desc=f"w={width}", show=context.progress):
             c, d = (i for i in range(NETWORKS) if i not in (a, b))
             one = compose(to[a, c], to[c, b])
             two = compose(to[a, c], compose(to[c, d], to[d, b]))
@@ -105,21 +104,16 @@ def _run(context: Context) -> Result:
             f"{float(error[first]['through two'].mean()):.3f} at w={first}",
         ),
     ]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    ax = figure.add_subplot()
-    for name in error[first]:
-        ax.errorbar(
-            widths,
-            [float(error[w][name].mean()) for w in widths],
-            [standard_error(error[w][name]) for w in widths],
-            marker="o",
-            capsize=2,
-            label=name,
-        )
-    ax.set_xscale("log", base=2)
-    ax.set_xlabel("width")
-    ax.set_ylabel("train error barrier")
-    ax.legend()
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    trend(
+        widths,
+        {name: [float(error[w][name].mean()) for w in widths] for name in error[first]},
+        errors={name: [standard_error(error[w][name]) for w in widths] for name in error[first]},
+        xlabel="width",
+        ylabel="train error barrier",
+        log_x=True,
+        ax=figure.add_subplot(),
+    )
     return Result(
         rows,
         checks,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from lmc_fast import barrier
+from lmc_fast.charts import heatmap, trend
 from lmc_fast.matching import disagreement, match_sequence
+from lmc_fast.progress import progress_bar
 from lmc_fast.studies.runs import SOURCE, epochs_of, evaluation, runs, setting
 from lmc_fast.studies.study import Check, Context, Result, Row, Study
 
@@ -38,7 +38,7 @@ def _run(context: Context) -> Result:
     matchings["joint"] = match_sequence(a, b, spec=spec)
     error, loss = {}, {}
     cases = [("none", None), *matchings.items()]
-    for name, matching in tqdm(cases, desc="barriers", disable=not context.progress):
+    for name, matching in progress_bar(cases, desc="barriers", show=context.progress):
         moved = b if matching is None else [matching.apply(y) for y in b]
         curves = [
             barrier(x, y, points, model=net, alphas=ALPHAS) for x, y in zip(a, moved, strict=True)
@@ -88,20 +88,24 @@ def _run(context: Context) -> Result:
             f"{error[last][-1]:.3f} with the last permutation",
         ),
     ]
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    grid = torch.tensor([error[f"epoch {epoch}"] for epoch in epochs])
-    image = left.imshow(grid.numpy(), origin="lower", vmin=0)
-    left.set_xticks(range(len(epochs)), epochs)
-    left.set_yticks(range(len(epochs)), epochs)
-    left.set_xlabel("checkpoint epoch")
-    left.set_ylabel("permutation epoch")
-    figure.colorbar(image, ax=left, label="train error barrier")
-    for name in ("none", last, "joint"):
-        right.plot(epochs, error[name], "o-", label=f"permutation: {name}")
-    right.set_xlabel("checkpoint epoch")
-    right.set_ylabel("train error barrier")
-    right.legend()
+    heatmap(
+        [error[f"epoch {epoch}"] for epoch in epochs],
+        rows=epochs,
+        columns=epochs,
+        ylabel="permutation epoch",
+        xlabel="checkpoint epoch",
+        label="train error barrier",
+        ax=left,
+    )
+    trend(
+        epochs,
+        {f"permutation: {name}": error[name] for name in ("none", last, "joint")},
+        xlabel="checkpoint epoch",
+        ylabel="train error barrier",
+        ax=right,
+    )
     return Result(
         rows,
         checks,

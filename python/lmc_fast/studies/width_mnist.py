@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from lmc_fast import barrier_matrix, match
+from lmc_fast.charts import trend
 from lmc_fast.nets import MLP
 from lmc_fast.recipe import Recipe
 from lmc_fast.studies.nets_and_pairs import mlp_spec, pairs_of, population, scores, standard_error
@@ -98,17 +99,18 @@ def _run(context: Context) -> Result:
             f"by {fall:.3g} from {falling[0]} to {falling[-1]}, where m^-1/2 falls by {root:.3g}",
         ),
     ]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    ax = figure.add_subplot()
-    ax.plot(list(mean), list(mean.values()), "o-", label="aligned, ours")
-    shown = [w for w in mean if w in PUBLISHED]
-    ax.plot(shown, [PUBLISHED[w][0] for w in shown], "x--", label="aligned, published")
-    ax.plot(list(unaligned), list(unaligned.values()), "s:", label="unaligned, ours")
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    ax.set_xlabel("width")
-    ax.set_ylabel("train loss barrier")
-    ax.legend()
+    shown = list(mean)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    trend(
+        shown,
+        {"aligned": list(mean.values()), "unaligned": [unaligned[w] for w in shown]},
+        published={"aligned": [PUBLISHED[w][0] if w in PUBLISHED else None for w in shown]},
+        xlabel="width",
+        ylabel="train loss barrier",
+        log_x=True,
+        linear_below=1e-3,
+        ax=figure.add_subplot(),
+    )
     return Result(
         rows,
         checks,
