@@ -34,11 +34,11 @@ def _run(context: Context) -> Result:
     net = MLP((3072, width, width, width, 10), norm="layernorm")
     spec = mlp_spec(net)
     rows, zoo = [], []
-    for name, rate in LEARNING_RATES.items():
+    for group, (name, rate) in enumerate(LEARNING_RATES.items()):
         recipe = Recipe(
             name, lr=rate, epochs=epochs, batch_size=256, schedule="cosine", momentum=0.9
         )
-        seeds = [1000 * context.seed + i for i in range(count)]
+        seeds = [1000 * context.seed + group * count + i for i in range(count)]
         states = population(context, f"cifar-mlp/{name}-w{width}", net, data, recipe, seeds)
         found = scores(net, states, data)
         rows += [

@@ -32,14 +32,15 @@ PUBLISHED = {
     "uniform, RMSprop": (0.0, 0.003, 1.0, 0.999),
 }
 REFERENCES = 4
+LIMIT = 0.1
+"""Upper end of the colours, as in the source's code."""
 
 
 def _zoo(context: Context, width: int, count: int) -> dict[str, list[State]]:
     data = moons.dataset(context)
     zoo = {}
-    for (init, name), label in zip(
-        product(("normal", "uniform"), ("adamw", "rmsprop")), PUBLISHED, strict=True
-    ):
+    settings = product(("normal", "uniform"), ("adamw", "rmsprop"))
+    for group, ((init, name), label) in enumerate(zip(settings, PUBLISHED, strict=True)):
         recipe = Recipe(
             name,
             lr=0.1,
@@ -49,7 +50,7 @@ def _zoo(context: Context, width: int, count: int) -> dict[str, list[State]]:
             weight_decay=1e-4,
             init=f"kaiming_{init}",
         )
-        seeds = [1000 * context.seed + i for i in range(count)]
+        seeds = [1000 * context.seed + group * count + i for i in range(count)]
         key = f"moons/robust-{init}-{name}-w{width}"
         zoo[label] = population(context, key, moons.net(width), data, recipe, seeds)
     return zoo
@@ -117,8 +118,7 @@ def _run(context: Context) -> Result:
     chosen = ["unaligned", list(matrices)[1], "aligned pair by pair"]
     centres = [count * (group + 0.5) - 0.5 for group in range(len(zoo))]
     for ax, name in zip(figure.subplots(1, 3), chosen, strict=True):
-        limit = float(eps(matrices["unaligned"]).max())
-        barrier_heatmap(matrices[name], kind="max", method=None, limit=limit, ax=ax)
+        barrier_heatmap(matrices[name], kind="max", method=None, limit=LIMIT, ax=ax)
         ax.set_title(name, fontsize="small")
         ax.set_xticks(centres, list(zoo), rotation=30)
         ax.set_yticks(centres, list(zoo))
@@ -134,6 +134,9 @@ def _run(context: Context) -> Result:
         },
         {name: eps(curves).tolist() for name, curves in matrices.items()},
         figure,
+        "Every network has a seed of its own. In a first run the four settings shared their seeds, "
+        "so that networks of different optimizers had the same initial weights; the largest "
+        "aligned eps was then .039 against .26 unaligned.",
     )
 
 
