@@ -350,9 +350,9 @@ def table(results: dict[str, Any]) -> str:
         f"({environment['date']}, torch {environment['torch']}).",
         "",
         "The first rows permute all hidden units of a network at random, which must change "
-        "nothing; the figure is the largest output change in float32 relative to the largest output. What "
-        "the figures of the other rows are is said in `bench/defects.py`; 0 is right everywhere, "
-        f"and less than {LIMIT:.0e} passes.",
+        "nothing; the figure is the largest output change in float32 relative to the largest "
+        "output. What the figures of the other rows are is said in `bench/defects.py`; 0 is right "
+        f"everywhere, and less than {LIMIT:.0e} passes.",
         "",
         "| row | goes wrong in | here | pinned, and why |",
         "|---|---|---:|---|",

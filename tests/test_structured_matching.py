@@ -9,9 +9,11 @@ import torch
 from lmc_fast import (
     PermutationSpec,
     apply_permutation,
+    barrier,
     invert,
     linear_sum_assignment,
     match,
+    prove_spec,
     random_permutation,
 )
 from lmc_fast.matching import Matching
@@ -84,7 +86,7 @@ class Gpt(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.proj(out.transpose(1, 2).flatten(-2))
         x = x + self.fc2(F.gelu(self.fc1(x)))
-        return x @ self.tokens.weight.T
+        return x[:, -1] @ self.tokens.weight.T
 
 
 class Encoder(nn.Module):
@@ -208,15 +210,23 @@ def test_inner_groups_have_statistics(by):
     assert "6 units in each of 4" in str(result)
 
 
-def test_a_structured_matching_saves_applies_and_connects(tmp_path):
-    a, b, _, _, inputs = planted("llama")
-    result = match(a, b, example_inputs=inputs, restarts=8)
-    result.save(tmp_path / "m.safetensors")
+@pytest.mark.parametrize("name", ["vit", "gpt", "llama"])
+def test_match_save_load_apply_verify_barrier(tmp_path, name):
+    a, b, spec, _, inputs = planted(name)
+    match(a, b, example_inputs=inputs, restarts=8).save(tmp_path / "m.safetensors")
     loaded = Matching.load(tmp_path / "m.safetensors")
-    aligned = loaded.apply(b)
-    torch.testing.assert_close(aligned(inputs), a(inputs))
-    middle = {k: (v + aligned.state_dict()[k]) / 2 for k, v in a.state_dict().items()}
-    torch.testing.assert_close(torch.func.functional_call(a, middle, inputs), a(inputs))
+    assert loaded.spec == spec
+    assert loaded.spec.parents == spec.parents
+    assert prove_spec(loaded.spec, a, inputs).passed
+    torch.testing.assert_close(loaded.apply(b)(inputs), a(inputs))
+    data = torch.randint(11, (16, 5)) if name == "gpt" else randn(16, 5, 6)
+    targets = a(data).argmax(-1).detach()
+    apart = barrier(a, b, (data, targets), alphas=5)
+    aligned = barrier(a, b, (data, targets), permutation=loaded, alphas=5)
+    assert apart.loss_barrier() > 1e-3
+    assert aligned.loss_barrier() == pytest.approx(0, abs=1e-5)
+    assert aligned.error_barrier() == 0
+    assert aligned.loss == pytest.approx(apart.loss[:1].repeat(5), abs=1e-5)
 
 
 def test_two_levels_are_solved_exactly():
