@@ -8,6 +8,7 @@
 
 #include "assignment_rows.hpp"
 #include "parallel.hpp"
+#include "simd.hpp"
 
 namespace lmc {
 namespace {
@@ -105,32 +106,89 @@ private:
   double moved_by_ = 0;
 };
 
+// Best and second-best a_j - p_j of a row; bit j of `tight` is set where it reaches `level`.
+struct RowCheck {
+  double best, second;
+};
+
+LMC_CLONES RowCheck check_row(const double *values, const double *price, double level,
+                              std::int64_t count, std::uint64_t *tight) {
+  Doubles first = Doubles{} - infinity;
+  Doubles next = first;
+  for (std::int64_t begin = 0; begin < count; begin += 64) {
+    Longs bits{};
+    Longs bit{1, 2, 4, 8};
+    const std::int64_t end = std::min(count, begin + 64);
+    for (std::int64_t j = begin; j < end; j += width<double>) {
+      const Doubles x = load(values + j) - load(price + j);
+      const Doubles lower = x < first ? x : first;
+      next = lower > next ? lower : next;
+      first = x > first ? x : first;
+      bits |= (x >= level) & bit;
+      bit <<= width<double>;
+    }
+    *tight++ = static_cast<std::uint64_t>(bits[0] | bits[1] | bits[2] | bits[3]);
+  }
+  RowCheck result{-infinity, -infinity};
+  for (std::int64_t k = 0; k < width<double>; ++k) {
+    result.second = std::max({result.second, next[k], std::min(result.best, first[k])});
+    result.best = std::max(result.best, first[k]);
+  }
+  return result;
+}
+
 // The margins of columns: price_j minus the best offer of any row but its own.
-template <class T>
-std::vector<double> column_margins(const RowMatrix<T> &matrix, const Matching &matching,
-                                   const std::vector<double> &u) {
-  std::vector<double> offer(matrix.cols, -infinity);
-  for (std::int64_t i = 0; i < matrix.rows; ++i) {
+template <class Entry>
+std::vector<double> column_margins(std::int64_t rows, std::int64_t cols, const Matching &matching,
+                                   const std::vector<double> &u, const Entry &entry) {
+  std::vector<double> offer(cols, -infinity);
+  for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t own = matching.col_of[i];
     const double kept = own < 0 ? 0.0 : offer[own];
-    for (std::int64_t j = 0; j < matrix.cols; ++j) {
-      const double x = matrix.exact(i, j) - u[i];
+    for (std::int64_t j = 0; j < cols; ++j) {
+      const double x = entry(i, j) - u[i];
       offer[j] = x > offer[j] ? x : offer[j];
     }
     if (own >= 0) {
       offer[own] = kept;
     }
   }
-  for (std::int64_t j = 0; j < matrix.cols; ++j) {
+  for (std::int64_t j = 0; j < cols; ++j) {
     offer[j] = matching.price[j] - offer[j];
   }
   return offer;
 }
 
+// The gap and what follows from it, once u is known.
+template <class Entry>
+void conclude(std::int64_t rows, std::int64_t cols, const Matching &matching, Margins margins,
+              const Entry &entry, Certificate &result) {
+  if (rows < cols) {
+    result.floor = *std::min_element(matching.price.begin(), matching.price.begin() + cols);
+  } else if (rows > cols) {
+    result.floor = -matching.row_floor;
+  }
+  result.largest = std::abs(result.floor);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t j = matching.col_of[i];
+    result.gap += result.u[i] - (j < 0 ? matching.row_floor : entry(i, j) - matching.price[j]);
+    result.largest = std::max(result.largest, std::abs(result.u[i]));
+  }
+  for (std::int64_t j = 0; j < cols; ++j) {
+    if (matching.row_of[j] < 0) {
+      result.gap += matching.price[j] - result.floor;
+    }
+    result.largest = std::max(result.largest, std::abs(matching.price[j]));
+  }
+  if (margins == Margins::of_columns) {
+    result.margins = column_margins(rows, cols, matching, result.u, entry);
+  }
+}
+
 } // namespace
 
 template <class T>
-Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, bool by_column,
+Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, Margins margins,
                     int threads, Interrupt &interrupt) {
   Certificate result;
   result.u.resize(matrix.rows);
@@ -155,34 +213,40 @@ Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, bool b
       stop = true;
     }
   });
-  if (interrupt.stopped()) {
-    return result;
-  }
-  if (matrix.rows < matrix.cols) {
-    result.floor = *std::min_element(matching.price.begin(), matching.price.begin() + matrix.cols);
-  } else if (matrix.rows > matrix.cols) {
-    result.floor = -matching.row_floor;
-  }
-  result.largest = std::abs(result.floor);
-  for (std::int64_t i = 0; i < matrix.rows; ++i) {
-    const std::int64_t j = matching.col_of[i];
-    result.gap += j < 0 ? result.u[i] - matching.row_floor
-                        : result.u[i] - (matrix.exact(i, j) - matching.price[j]);
-    result.largest = std::max(result.largest, std::abs(result.u[i]));
-  }
-  for (std::int64_t j = 0; j < matrix.cols; ++j) {
-    if (matching.row_of[j] < 0) {
-      result.gap += matching.price[j] - result.floor;
-    }
-    result.largest = std::max(result.largest, std::abs(matching.price[j]));
-  }
-  if (by_column) {
-    result.margins = column_margins(matrix, matching, result.u);
+  if (!interrupt.stopped()) {
+    conclude(
+        matrix.rows, matrix.cols, matching, margins,
+        [&matrix](std::int64_t i, std::int64_t j) { return matrix.exact(i, j); }, result);
   }
   return result;
 }
 
-template Certificate certify(const RowMatrix<float> &, const Matching &, bool, int, Interrupt &);
-template Certificate certify(const RowMatrix<double> &, const Matching &, bool, int, Interrupt &);
+Certificate certify(const GridValues &values, const Matching &matching, Margins margins) {
+  Certificate result;
+  result.u.resize(values.rows);
+  result.margins.resize(values.rows);
+  result.tight = TightGraph(values.rows, values.cols);
+  result.moved = values.moved;
+  result.moved_by = values.moved_by;
+  std::vector<double> price(values.stride);
+  std::copy_n(matching.price.begin(), values.cols, price.begin());
+  for (std::int64_t i = 0; i < values.rows; ++i) {
+    const std::int64_t own = matching.col_of[i];
+    const double profit = values.row(i)[own] - price[own];
+    const RowCheck check = check_row(values.row(i), price.data(), profit, values.stride,
+                                     result.tight.bits.data() + i * result.tight.words);
+    result.u[i] = check.best;
+    // Where its own column is the best, the second best is another's.
+    result.margins[i] = check.best - (profit == check.best ? check.second : check.best);
+  }
+  conclude(
+      values.rows, values.cols, matching, margins,
+      [&values](std::int64_t i, std::int64_t j) { return values.row(i)[j]; }, result);
+  return result;
+}
+
+template Certificate certify(const RowMatrix<float> &, const Matching &, Margins, int, Interrupt &);
+template Certificate certify(const RowMatrix<double> &, const Matching &, Margins, int,
+                             Interrupt &);
 
 } // namespace lmc

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "assignment_dense.hpp"
-#include "assignment_lists.hpp"
+#include "assignment_solver.hpp"
 #include "assignment_ties.hpp"
 
 namespace lmc {
@@ -22,9 +22,15 @@ struct Certificate {
   TightGraph tight{0, 0};
 };
 
-// `by_column` asks for the margins of the columns instead of the rows. Empty if interrupted.
+// Whose margins are wanted.
+enum class Margins { none, of_rows, of_columns };
+
+// Reads the matrix in place, on several threads. Empty if interrupted.
 template <class T>
-Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, bool by_column,
+Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, Margins margins,
                     int threads, Interrupt &interrupt);
+
+// Reads the copy on the grid.
+Certificate certify(const GridValues &values, const Matching &matching, Margins margins);
 
 } // namespace lmc

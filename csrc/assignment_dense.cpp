@@ -1,21 +1,24 @@
 #include "assignment_dense.hpp"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <limits>
 
+#include "assignment_auction.hpp"
+#include "assignment_rows.hpp"
 #include "simd.hpp"
 
 namespace lmc {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr std::int64_t lanes = 4;
-
-const Doubles &load(const double *at) { return *reinterpret_cast<const Doubles *>(at); }
-Doubles &store(double *at) { return *reinterpret_cast<Doubles *>(at); }
+constexpr std::array<double, 3> shares{0.1, 0.01, 0.001};
+constexpr std::int64_t smallest_for_scaling = 96;
 
 struct Nearest {
   double any, free; // least distance to an open column, and to an open column without partner
+  std::int64_t any_col, free_col;
 };
 
 // dist_j = min(dist_j, price_j - a_j - shift). `done` and `taken` are 0 or +infinity per column, so
@@ -25,144 +28,189 @@ LMC_CLONES Nearest relax(const double *values, const double *price, double shift
   const Doubles all = Doubles{} + infinity;
   Doubles any = all;
   Doubles free = all;
-  for (std::int64_t j = 0; j < count; j += lanes) {
+  Longs any_place = Longs{} - 1;
+  Longs free_place = Longs{} - 1;
+  Longs place = lane_numbers(0.0);
+  for (std::int64_t j = 0; j < count; j += width<double>) {
     const Doubles through = load(price + j) - load(values + j) - shift;
-    const Doubles old = load(dist + j);
-    const Doubles now = through < old ? through : old;
+    const Doubles now = smaller(through, load(dist + j));
     store(dist + j) = now;
     const Doubles open = now + load(done + j);
     const Doubles sink = now + load(taken + j);
-    any = open < any ? open : any;
-    free = sink < free ? sink : free;
+    any_place = open < any ? place : any_place;
+    any = smaller(open, any);
+    free_place = sink < free ? place : free_place;
+    free = smaller(sink, free);
+    place += width<double>;
   }
-  Nearest nearest{infinity, infinity};
-  for (std::int64_t k = 0; k < lanes; ++k) {
-    nearest.any = std::min(nearest.any, any[k]);
-    nearest.free = std::min(nearest.free, free[k]);
-  }
-  return nearest;
+  const Doubles least_any = -largest_lane(-any);
+  const Doubles least_free = -largest_lane(-free);
+  return {least_any[0], least_free[0], largest_lane(any == least_any ? any_place : Longs{} - 1)[0],
+          largest_lane(free == least_free ? free_place : Longs{} - 1)[0]};
 }
 
-LMC_CLONES std::int64_t find_sum(const double *a, const double *b, double target,
-                                 std::int64_t count) {
+template <class T>
+LMC_INLINE void fill_row_impl(const T *row, T sign, const Grid &grid, double *out,
+                              std::int64_t count) {
+  const Grid local = grid;
   for (std::int64_t j = 0; j < count; ++j) {
-    if (a[j] + b[j] == target) {
-      return j;
-    }
-  }
-  return -1;
-}
-
-LMC_CLONES void column_maxima(const double *values, double *price, std::int64_t count) {
-  for (std::int64_t j = 0; j < count; j += lanes) {
-    const Doubles a = load(values + j);
-    const Doubles p = load(price + j);
-    store(price + j) = a > p ? a : p;
+    out[j] = local(static_cast<double>(row[j] * sign));
   }
 }
 
-class DenseSolver {
+LMC_CLONES void fill_row(const float *row, float sign, const Grid &grid, double *out,
+                         std::int64_t count) {
+  fill_row_impl(row, sign, grid, out, count);
+}
+LMC_CLONES void fill_row(const double *row, double sign, const Grid &grid, double *out,
+                         std::int64_t count) {
+  fill_row_impl(row, sign, grid, out, count);
+}
+
+template <class T> class DenseSolver : public Auction<DenseSolver<T>> {
+  using Base = Auction<DenseSolver<T>>;
+  friend Base;
+  using Base::class_rows_, Base::classes_, Base::free_, Base::interrupt_, Base::is_class,
+      Base::largest_price_, Base::matching_, Base::n_, Base::set_price, Base::step_;
+
 public:
-  DenseSolver(const DenseProblem &problem, Matching &matching, Interrupt &interrupt,
-              DenseWork &work)
-      : problem_(problem), matching_(matching), interrupt_(interrupt), work_(work) {}
-
-  const double *row(std::int64_t i) const { return problem_.values + i * problem_.stride; }
-
-  bool reduce_rows() {
-    std::vector<std::int64_t> queue;
-    for (std::int64_t i = problem_.rows - 1; i >= 0; --i) {
-      if (matching_.col_of[i] < 0) {
-        queue.push_back(i);
-      }
+  DenseSolver(const RowMatrix<T> &matrix, const GridValues &values, const Classes &classes,
+              Matching &matching, Interrupt &interrupt, SolverWork &work)
+      : Base(matrix.cols, classes, matching, std::ldexp(1.0, -matrix.grid.bits), interrupt),
+        matrix_(matrix), values_(values), work_(work), stride_(values.stride),
+        unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))), rounded_(stride_),
+        none_(class_rows_.empty() ? 0 : stride_, 0.0) {
+    if (!none_.empty()) {
+      std::fill(none_.begin() + matrix.cols, none_.end(), -infinity);
     }
-    std::int64_t bids = 2 * static_cast<std::int64_t>(queue.size()) + 16;
-    while (!queue.empty() && bids-- > 0) {
-      const std::int64_t i = queue.back();
-      queue.pop_back();
-      const TopTwo top = top_two(row(i), matching_.price.data(), problem_.stride);
-      ++work_.rows_read;
-      if (interrupt_(problem_.stride)) {
-        return false;
-      }
-      if (top.second == -infinity) {
-        continue;
-      }
-      std::int64_t j = top.index;
-      const std::int64_t holder = matching_.row_of[j];
-      if (top.best == top.second && holder >= 0) {
-        // Taking a tied column moves no price: it could go round for ever, so the path stage
-        // decides.
-        continue;
-      }
-      matching_.price[j] += top.best - top.second;
-      matching_.row_of[j] = i;
-      matching_.col_of[i] = j;
-      if (holder >= 0) {
-        matching_.col_of[holder] = -1;
-        queue.push_back(holder);
-      }
+    for (std::int64_t j = 0; j < n_; ++j) {
+      set_price(j, matching.price[j]);
     }
-    return true;
   }
 
-  DenseResult augment_all() {
-    const std::int64_t width = problem_.stride;
-    dist_.resize(width);
-    done_.assign(width, infinity);
-    taken_.assign(width, infinity);
-    for (std::int64_t i = 0; i < problem_.rows; ++i) {
-      if (matching_.col_of[i] < 0) {
-        const DenseResult result = augment(i);
-        if (result != DenseResult::ok) {
-          return result;
-        }
-      }
+  SolverResult run(const SolverOptions &options) {
+    bool complete = false;
+    const std::span<const double> used(shares);
+    if (!this->auction(n_ < smallest_for_scaling ? used.first(0) : used, options.warm,
+                       options.tolerance, complete)) {
+      return SolverResult::interrupted;
     }
-    return DenseResult::ok;
+    return complete ? SolverResult::ok : augment_all();
   }
 
 private:
+  // Constant rows and dummies count as zero: a constant changes nothing but their own profit.
+  const double *row(std::int64_t i) const {
+    return is_class(classes_.row_value[i]) ? none_.data() : values_.row(i);
+  }
+
+  double profit(std::int64_t i, std::int64_t j) const { return row(i)[j] - matching_.price[j]; }
+
+  void price_set(std::int64_t j) { rounded_[j] = static_cast<T>(matching_.price[j]) * unit_; }
+
+  // Differences formed in float32 are good enough while epsilon is large beside their error.
+  double looseness(double epsilon) const {
+    if (std::is_same_v<T, double> || epsilon == 0) {
+      return 0;
+    }
+    return (1 + largest_price_) * 4 * static_cast<double>(std::numeric_limits<T>::epsilon()) +
+           step_;
+  }
+
+  Choice choose(std::int64_t i, double epsilon) {
+    if (std::is_same_v<T, double> || epsilon == 0) {
+      return choose_best(i);
+    }
+    ++work_.rows_read;
+    const TopTwo<T> top = top_two(matrix_.row(i), matrix_.sign, rounded_.data(), n_);
+    return {matrix_.grid(static_cast<double>(top.best)),
+            matrix_.grid(static_cast<double>(top.second)), top.index};
+  }
+
+  Choice choose_best(std::int64_t i) {
+    ++work_.rows_read;
+    const TopTwo<double> top = top_two(row(i), 1.0, matching_.price.data(), stride_);
+    return {top.best, top.second, top.index};
+  }
+
+  std::int64_t free_tie(std::int64_t i, double best) const {
+    const double *values = row(i);
+    for (std::int64_t j = 0; j < n_; ++j) {
+      if (matching_.row_of[j] < 0 && values[j] - matching_.price[j] == best) {
+        return j;
+      }
+    }
+    return -1;
+  }
+
+  // By how much a row prefers its best column to its sixteenth or so.
+  double spread(std::int64_t i) {
+    scratch_.assign(values_.row(i), values_.row(i) + n_);
+    for (std::int64_t j = 0; j < n_; ++j) {
+      scratch_[j] -= matching_.price[j];
+    }
+    const auto place = scratch_.begin() + std::min<std::int64_t>(n_ - 1, 11);
+    std::nth_element(scratch_.begin(), place, scratch_.end(), std::greater<>());
+    return *std::max_element(scratch_.begin(), place + 1) - *place;
+  }
+
+  SolverResult augment_all() {
+    if (free_.empty()) {
+      return SolverResult::ok;
+    }
+    dist_.resize(stride_);
+    done_.assign(stride_, infinity);
+    taken_.assign(stride_, infinity);
+    std::fill(done_.begin(), done_.begin() + n_, 0.0);
+    for (std::int64_t j = 0; j < n_; ++j) {
+      taken_[j] = matching_.row_of[j] < 0 ? 0.0 : infinity;
+    }
+    for (const std::int64_t i : free_) {
+      const SolverResult result = augment(i);
+      if (result != SolverResult::ok) {
+        return result;
+      }
+    }
+    return SolverResult::ok;
+  }
+
   struct Scanned {
     std::int64_t row, col; // the row and the column through which it was reached (-1: the start)
     double shift;
   };
 
-  DenseResult augment(std::int64_t start) {
-    const std::int64_t width = problem_.stride;
+  SolverResult augment(std::int64_t start) {
     ++work_.augmentations;
     std::fill(dist_.begin(), dist_.end(), infinity);
-    std::fill(done_.begin(), done_.begin() + problem_.cols, 0.0);
-    for (std::int64_t j = 0; j < problem_.cols; ++j) {
-      taken_[j] = matching_.row_of[j] < 0 ? 0.0 : infinity;
-    }
     scanned_.assign(1, {start, -1, 0.0});
     Nearest nearest{};
     while (true) {
       const Scanned &last = scanned_.back();
       nearest = relax(row(last.row), matching_.price.data(), last.shift, dist_.data(), done_.data(),
-                      taken_.data(), width);
+                      taken_.data(), stride_);
       ++work_.rows_read;
-      if (interrupt_(width)) {
-        return DenseResult::interrupted;
+      if (interrupt_(stride_)) {
+        return SolverResult::interrupted;
       }
       if (nearest.any == infinity) {
-        return DenseResult::infeasible;
+        return SolverResult::infeasible;
       }
       if (nearest.free <= nearest.any) {
         break;
       }
-      const std::int64_t j = find_sum(dist_.data(), done_.data(), nearest.any, width);
+      const std::int64_t j = nearest.any_col;
       done_[j] = infinity;
       const std::int64_t next = matching_.row_of[j];
       scanned_.push_back({next, j, matching_.price[j] - row(next)[j] - nearest.any});
     }
-    std::int64_t j = find_sum(dist_.data(), taken_.data(), nearest.free, width);
-    flip_path(j);
+    flip_path(nearest.free_col);
     for (std::size_t k = 1; k < scanned_.size(); ++k) {
-      matching_.price[scanned_[k].col] += nearest.free - dist_[scanned_[k].col];
+      const std::int64_t j = scanned_[k].col;
+      matching_.price[j] += nearest.free - dist_[j];
+      done_[j] = 0.0;
     }
-    return DenseResult::ok;
+    taken_[nearest.free_col] = infinity;
+    return SolverResult::ok;
   }
 
   // Arithmetic on the grid is exact, so the row that gave a column its distance is found again by
@@ -183,60 +231,53 @@ private:
     }
   }
 
-  const DenseProblem &problem_;
-  Matching &matching_;
-  Interrupt &interrupt_;
-  DenseWork &work_;
-  std::vector<double> dist_, done_, taken_;
+  const RowMatrix<T> &matrix_;
+  const GridValues &values_;
+  SolverWork &work_;
+  const std::int64_t stride_;
+  T unit_;
+  std::vector<T> rounded_;
+  std::vector<double> none_, dist_, done_, taken_, scratch_;
   std::vector<Scanned> scanned_;
 };
 
 } // namespace
 
-LMC_CLONES TopTwo top_two(const double *values, const double *price, std::int64_t count) {
-  const Doubles none = Doubles{} - infinity;
-  Doubles first = none;
-  Doubles next = none;
-  for (std::int64_t j = 0; j < count; j += lanes) {
-    const Doubles x = load(values + j) - load(price + j);
-    const Doubles low = x < first ? x : first;
-    next = low > next ? low : next;
-    first = x > first ? x : first;
-  }
-  TopTwo top{-infinity, -infinity, -1};
-  for (std::int64_t k = 0; k < lanes; ++k) {
-    top.second = std::max({top.second, next[k], std::min(top.best, first[k])});
-    top.best = std::max(top.best, first[k]);
-  }
-  for (std::int64_t j = 0; j < count; ++j) {
-    if (values[j] - price[j] == top.best) {
-      top.index = j;
-      break;
+template <class T> GridValues values_on_grid(const RowMatrix<T> &matrix) {
+  const std::int64_t stride = (matrix.cols + 7) / 8 * 8;
+  GridValues result{matrix.rows, matrix.cols, stride,
+                    std::make_unique_for_overwrite<double[]>(matrix.rows * stride)};
+  const double tiny =
+      std::ldexp(1.0, matrix.grid.exponent - matrix.grid.bits + std::numeric_limits<T>::digits - 1);
+  for (std::int64_t i = 0; i < matrix.rows; ++i) {
+    double *out = result.values.get() + i * stride;
+    fill_row(matrix.row(i), matrix.sign, matrix.grid, out, matrix.cols);
+    std::fill(out + matrix.cols, out + stride, -infinity);
+    // An entry with so many trailing bits to spare is a multiple of the grid's step.
+    if (smallest_size(matrix.row(i), matrix.cols) < tiny) {
+      for (std::int64_t j = 0; j < matrix.cols; ++j) {
+        const double x = matrix.grid.exact(static_cast<double>(matrix.row(i)[j]));
+        const double shift = std::abs(matrix.grid(static_cast<double>(matrix.row(i)[j])) - x);
+        result.moved += shift > 0;
+        result.moved_by = shift > result.moved_by ? shift : result.moved_by;
+      }
     }
   }
-  return top;
+  return result;
 }
 
-DenseResult solve_dense(const DenseProblem &problem, Matching &matching, Interrupt &interrupt,
-                        DenseWork &work) {
-  DenseSolver solver(problem, matching, interrupt, work);
-  if (problem.rows == problem.cols) {
-    std::vector<double> reduced(matching.price.size(), -infinity);
-    for (std::int64_t i = 0; i < problem.rows; ++i) {
-      column_maxima(solver.row(i), reduced.data(), problem.stride);
-    }
-    work.rows_read += problem.rows;
-    for (std::int64_t j = 0; j < problem.cols; ++j) {
-      if (reduced[j] == -infinity) {
-        return DenseResult::infeasible;
-      }
-      matching.price[j] = reduced[j];
-    }
-  }
-  if (!solver.reduce_rows()) {
-    return DenseResult::interrupted;
-  }
-  return solver.augment_all();
+template <class T>
+SolverResult solve_dense(const RowMatrix<T> &matrix, const GridValues &values,
+                         const Classes &classes, Matching &matching, const SolverOptions &options,
+                         Interrupt &interrupt, SolverWork &work) {
+  return DenseSolver<T>(matrix, values, classes, matching, interrupt, work).run(options);
 }
+
+template GridValues values_on_grid(const RowMatrix<float> &);
+template GridValues values_on_grid(const RowMatrix<double> &);
+template SolverResult solve_dense(const RowMatrix<float> &, const GridValues &, const Classes &,
+                                  Matching &, const SolverOptions &, Interrupt &, SolverWork &);
+template SolverResult solve_dense(const RowMatrix<double> &, const GridValues &, const Classes &,
+                                  Matching &, const SolverOptions &, Interrupt &, SolverWork &);
 
 } // namespace lmc

@@ -1,91 +1,85 @@
 #include "assignment_lists.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
+#include "assignment_auction.hpp"
 #include "assignment_rows.hpp"
+#include "simd.hpp"
 
 namespace lmc {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr std::array<double, 4> shares{0.1, 0.015, 0.002, 0.0003};
+constexpr std::int64_t unit_of_capacity = 2 * width<double>;
+
+// The two best of a list whose `count` is a multiple of unit_of_capacity; `index` is a place in it.
+LMC_CLONES TopTwo<double> top_two_listed(const double *values, const std::int32_t *cols,
+                                         const double *price, std::int64_t count) {
+  const Doubles low = Doubles{} - infinity;
+  const LaneTopTwo<double> nothing{low, low, Longs{} - 1};
+  LaneTopTwo<double> chains[2] = {nothing, nothing};
+  Longs place = lane_numbers(0.0);
+  for (std::int64_t k = 0; k < count; k += unit_of_capacity) {
+    for (int half = 0; half < 2; ++half) {
+      const std::int64_t first = k + half * width<double>;
+      const std::int32_t *at = cols + first;
+      const Doubles prices{price[at[0]], price[at[1]], price[at[2]], price[at[3]]};
+      chains[half].see(load(values + first) - prices, place);
+      place += width<double>;
+    }
+  }
+  chains[0].merge(chains[1]);
+  TopTwo<double> top{-infinity, -infinity, -1};
+  chains[0].reduce(top.best, top.second, top.index);
+  return top;
+}
 
 struct Candidate {
   double value;
   std::int32_t col;
 };
 
-struct Choice {
-  double best, second;
-  std::int64_t col;
-};
+template <class T> class ListSolver : public Auction<ListSolver<T>> {
+  using Base = Auction<ListSolver<T>>;
+  friend Base;
+  using Base::class_cols_, Base::class_profit, Base::classes_, Base::free_, Base::interrupt_,
+      Base::is_class, Base::largest_price_, Base::least_price, Base::matching_, Base::n_,
+      Base::order_class_cols, Base::rows_, Base::set_price, Base::step_;
 
-template <class T> class ListSolver {
 public:
   ListSolver(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching,
-             double tolerance, bool warm, Interrupt &interrupt, ListWork &work)
-      : matrix_(matrix), classes_(classes), matching_(matching), tolerance_(tolerance), warm_(warm),
-        interrupt_(interrupt), work_(work), n_(std::max(matrix.rows, matrix.cols)),
-        capacity_(list_capacity(matrix.cols)), depth_(group_depth(matrix.cols)),
-        unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))),
-        step_(std::ldexp(1.0, -matrix.grid.bits)), rounded_(n_),
-        maxima_(matrix.cols / depth_ + 2 * group_lanes), entries_(matrix.rows * capacity_),
-        sizes_(matrix.rows), bound_(n_, -infinity) {
+             Interrupt &interrupt, SolverWork &work)
+      : Base(std::max(matrix.rows, matrix.cols), classes, matching,
+             std::ldexp(1.0, -matrix.grid.bits), interrupt),
+        matrix_(matrix), work_(work), capacity_(list_capacity(matrix.cols)),
+        depth_(group_depth(matrix.cols)),
+        unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))), rounded_(n_),
+        maxima_(matrix.cols / depth_ + 2 * group_lanes), values_(matrix.rows * capacity_),
+        cols_(matrix.rows * capacity_), sizes_(matrix.rows), bound_(n_, -infinity) {
     for (std::int64_t j = 0; j < n_; ++j) {
-      if (is_class(classes.col_value[j])) {
-        class_cols_.push_back(j);
-      }
       set_price(j, matching.price[j]);
     }
-    for (std::int64_t i = 0; i < n_; ++i) {
-      (is_class(classes.row_value[i]) ? class_rows_ : rows_).push_back(i);
-    }
-    order_class_cols();
   }
 
-  DenseResult run() {
+  SolverResult run(const SolverOptions &options) {
     for (const std::int64_t i : rows_) {
       collect(i);
       if (interrupt_(matrix_.cols)) {
-        return DenseResult::interrupted;
+        return SolverResult::interrupted;
       }
     }
-    free_.assign(rows_.rbegin(), rows_.rend());
-    free_class_rows_ = class_rows_;
-    if (!bid(0.0, 2 * n_)) {
-      return DenseResult::interrupted;
+    bool complete = false;
+    if (!this->auction(shares, options.warm, options.tolerance, complete)) {
+      return SolverResult::interrupted;
     }
-    const auto open = static_cast<std::int64_t>(free_.size() + free_class_rows_.size());
-    if (open > (warm_ ? n_ / 4 : n_ / 16)) {
-      const double spread = mean_spread();
-      for (double share : {0.1, 0.015, 0.002, 0.0003}) {
-        if (warm_ && share > 0.02) {
-          continue;
-        }
-        const double epsilon = std::ceil(spread * share / step_) * step_;
-        release(epsilon);
-        if (!bid(epsilon, 16 * n_)) {
-          return DenseResult::interrupted;
-        }
-        // Now every row is within epsilon of its best choice.
-        const bool complete = free_.empty() && free_class_rows_.empty();
-        if (complete && epsilon * static_cast<double>(n_) <= tolerance_) {
-          return DenseResult::ok;
-        }
-      }
-      release(0.0);
-      if (!bid(0.0, 2 * static_cast<std::int64_t>(free_.size()))) {
-        return DenseResult::interrupted;
-      }
-    }
-    settle_class_rows();
-    return augment_all();
+    return complete ? SolverResult::ok : augment_all();
   }
 
 private:
-  static bool is_class(double value) { return value == value; }
-
   // What row i gets for column j, both on the grid.
   double value(std::int64_t i, std::int64_t j) const {
     if (is_class(classes_.row_value[i])) {
@@ -96,48 +90,18 @@ private:
 
   double profit(std::int64_t i, std::int64_t j) const { return value(i, j) - matching_.price[j]; }
 
-  // Constant columns are a heap with the one that yields most on top; only bids for the top one and
-  // bids of the constant rows change it.
-  double class_profit(std::int64_t j) const { return classes_.col_value[j] - matching_.price[j]; }
-  bool class_order(std::int64_t j, std::int64_t k) const {
-    const double x = class_profit(j);
-    const double y = class_profit(k);
-    return x < y || (x == y && j > k);
-  }
-  void order_class_cols() {
-    std::make_heap(class_cols_.begin(), class_cols_.end(),
-                   [this](std::int64_t j, std::int64_t k) { return class_order(j, k); });
-  }
-  void top_class_col_rose() {
-    const auto order = [this](std::int64_t j, std::int64_t k) { return class_order(j, k); };
-    std::size_t at = 0;
-    while (true) {
-      std::size_t next = at;
-      for (std::size_t child = 2 * at + 1; child <= 2 * at + 2 && child < class_cols_.size();
-           ++child) {
-        if (order(class_cols_[next], class_cols_[child])) {
-          next = child;
-        }
-      }
-      if (next == at) {
-        return;
-      }
-      std::swap(class_cols_[at], class_cols_[next]);
-      at = next;
-    }
-  }
-
   static std::int64_t list_capacity(std::int64_t cols) {
-    return std::clamp<std::int64_t>(cols / 64, 16, 48);
+    const std::int64_t wanted = std::clamp<std::int64_t>(cols / 64, 16, 48);
+    return (wanted + unit_of_capacity - 1) / unit_of_capacity * unit_of_capacity;
   }
 
-  void set_price(std::int64_t j, double price) {
-    matching_.price[j] = price;
-    largest_price_ = std::max(largest_price_, std::abs(price));
+  void price_set(std::int64_t j) {
     // An infinite price keeps constant columns out of the lists.
     rounded_[j] = is_class(classes_.col_value[j]) ? std::numeric_limits<T>::infinity()
-                                                  : static_cast<T>(price) * unit_;
+                                                  : static_cast<T>(matching_.price[j]) * unit_;
   }
+
+  double looseness(double) const { return 0; }
 
   // How far a difference formed in T can be from the exact one on the grid.
   double margin() const {
@@ -183,43 +147,39 @@ private:
       bound = std::max(bound, dropped.value - matching_.price[dropped.col]);
       found_.resize(capacity_);
     }
-    std::copy(found_.begin(), found_.end(), entries_.begin() + i * capacity_);
     sizes_[i] = static_cast<std::int32_t>(found_.size());
+    std::int64_t at = i * capacity_;
+    for (const Candidate &candidate : found_) {
+      values_[at] = candidate.value;
+      cols_[at++] = candidate.col;
+    }
+    for (; at % unit_of_capacity; ++at) {
+      values_[at] = -infinity;
+      cols_[at] = 0;
+    }
     bound_[i] = found_.empty() ? -infinity : bound;
   }
 
+  // The two best columns of the list and of the constant columns.
   Choice visit(std::int64_t i) {
     ++work_.list_visits;
-    const Candidate *entry = entries_.data() + i * capacity_;
-    const Candidate *end = entry + sizes_[i];
-    Choice choice{-infinity, -infinity, -1};
-    for (; entry != end; ++entry) {
-      const double x = entry->value - matching_.price[entry->col];
-      if (x > choice.second) {
-        consider(choice, x, entry->col);
-      }
-    }
+    const std::int64_t size = (sizes_[i] + unit_of_capacity - 1) / unit_of_capacity;
+    const TopTwo<double> top =
+        top_two_listed(values_.data() + i * capacity_, cols_.data() + i * capacity_,
+                       matching_.price.data(), size * unit_of_capacity);
+    Choice choice{top.best, top.second, top.index < 0 ? -1 : cols_[i * capacity_ + top.index]};
     for (std::size_t k = 0; k < std::min<std::size_t>(class_cols_.size(), 3); ++k) {
       const double x = class_profit(class_cols_[k]);
-      if (x > choice.second) {
-        consider(choice, x, class_cols_[k]);
+      if (x > choice.best) {
+        choice = {x, choice.best, class_cols_[k]};
+      } else {
+        choice.second = std::max(choice.second, x);
       }
     }
     return choice;
   }
 
-  static void consider(Choice &choice, double x, std::int64_t col) {
-    if (x > choice.best) {
-      choice.second = choice.best;
-      choice.best = x;
-      choice.col = col;
-    } else {
-      choice.second = x;
-    }
-  }
-
-  // The two best columns of the whole row.
-  Choice choose(std::int64_t i) {
+  Choice choose(std::int64_t i, double) {
     const Choice choice = visit(i);
     if (choice.second >= bound_[i]) {
       return choice;
@@ -228,7 +188,6 @@ private:
     return visit(i);
   }
 
-  // The best column of the whole row; `second` may be too small.
   Choice choose_best(std::int64_t i) {
     const Choice choice = visit(i);
     if (choice.best >= bound_[i]) {
@@ -238,173 +197,16 @@ private:
     return visit(i);
   }
 
-  // Free rows bid for their best column until all have one or the budget is spent.
-  bool bid(double epsilon, std::int64_t budget) {
-    std::vector<std::int64_t> stuck;
-    while (budget > 0) {
-      if (free_.empty()) {
-        if (free_class_rows_.empty()) {
-          break;
-        }
-        bid_as_class(epsilon);
-        budget -= n_ / 16 + 1;
-        if (interrupt_(n_)) {
-          return false;
-        }
-        continue;
-      }
-      --budget;
-      const std::int64_t i = free_.back();
-      free_.pop_back();
-      if (interrupt_(capacity_)) {
-        return false;
-      }
-      const Choice choice = choose(i);
-      const std::int64_t holder = choice.col < 0 ? -1 : matching_.row_of[choice.col];
-      const double raise = choice.best - choice.second + epsilon;
-      // A row with one possible column bids no finite price, and a raise of zero could go on for
-      // ever.
-      if (choice.second == -infinity || (holder >= 0 && raise <= 0)) {
-        const std::int64_t other = free_tie(i, choice.best);
-        if (other >= 0) {
-          take(i, other);
-        } else {
-          stuck.push_back(i);
-        }
-        continue;
-      }
-      set_price(choice.col, matching_.price[choice.col] + raise);
-      if (is_class(classes_.col_value[choice.col])) {
-        top_class_col_rose();
-      }
-      take(i, choice.col);
-    }
-    free_.insert(free_.end(), stuck.begin(), stuck.end());
-    return true;
-  }
-
-  // A column in the list of row i that nobody holds and that is as good as its best, or -1.
   std::int64_t free_tie(std::int64_t i, double best) const {
-    const Candidate *entry = entries_.data() + i * capacity_;
-    for (const Candidate *end = entry + sizes_[i]; entry != end; ++entry) {
-      if (matching_.row_of[entry->col] < 0 && entry->value - matching_.price[entry->col] == best) {
-        return entry->col;
+    for (std::int64_t k = i * capacity_; k < i * capacity_ + sizes_[i]; ++k) {
+      if (matching_.row_of[cols_[k]] < 0 && values_[k] - matching_.price[cols_[k]] == best) {
+        return cols_[k];
       }
     }
     return -1;
   }
 
-  void take(std::int64_t i, std::int64_t j) {
-    const std::int64_t holder = matching_.row_of[j];
-    matching_.row_of[j] = i;
-    matching_.col_of[i] = j;
-    if (holder >= 0) {
-      matching_.col_of[holder] = -1;
-      (is_class(classes_.row_value[holder]) ? free_class_rows_ : free_).push_back(holder);
-    }
-  }
-
-  // The constant rows together take the cheapest columns, all at the price of the cheapest they
-  // leave to others: one bid instead of as many price wars.
-  void bid_as_class(double epsilon) {
-    for (const std::int64_t i : class_rows_) {
-      if (matching_.col_of[i] >= 0) {
-        matching_.row_of[matching_.col_of[i]] = -1;
-        matching_.col_of[i] = -1;
-      }
-    }
-    free_class_rows_.clear();
-    by_price_.resize(n_);
-    for (std::int64_t j = 0; j < n_; ++j) {
-      by_price_[j] = j;
-    }
-    // At equal prices columns without holder go first.
-    const auto cheaper = [this](std::int64_t j, std::int64_t k) {
-      const double x = matching_.price[j];
-      const double y = matching_.price[k];
-      const bool held_j = matching_.row_of[j] >= 0;
-      const bool held_k = matching_.row_of[k] >= 0;
-      return x < y || (x == y && (held_j < held_k || (held_j == held_k && j < k)));
-    };
-    const auto count = static_cast<std::int64_t>(class_rows_.size());
-    const std::int64_t next = std::min(count, n_ - 1);
-    std::nth_element(by_price_.begin(), by_price_.begin() + next, by_price_.end(), cheaper);
-    const double floor = matching_.price[by_price_[next]] + epsilon;
-    std::sort(by_price_.begin(), by_price_.begin() + count);
-    for (std::int64_t k = 0; k < count; ++k) {
-      const std::int64_t j = by_price_[k];
-      set_price(j, std::max(matching_.price[j], floor));
-      take(class_rows_[k], j);
-    }
-    order_class_cols();
-  }
-
-  // Sets free every row whose column is worse than its best by more than epsilon.
-  void release(double epsilon) {
-    free_.clear();
-    free_class_rows_.clear();
-    for (auto at = rows_.rbegin(); at != rows_.rend(); ++at) {
-      const std::int64_t j = matching_.col_of[*at];
-      if (j < 0 || profit(*at, j) < choose_best(*at).best - epsilon) {
-        leave(*at);
-        free_.push_back(*at);
-      }
-    }
-    const double floor = least_price();
-    for (const std::int64_t i : class_rows_) {
-      const std::int64_t j = matching_.col_of[i];
-      if (j < 0 || matching_.price[j] > floor + epsilon) {
-        leave(i);
-        free_class_rows_.push_back(i);
-      }
-    }
-  }
-
-  void leave(std::int64_t i) {
-    if (matching_.col_of[i] >= 0) {
-      matching_.row_of[matching_.col_of[i]] = -1;
-      matching_.col_of[i] = -1;
-    }
-  }
-
-  double least_price() const {
-    return *std::min_element(matching_.price.begin(), matching_.price.begin() + n_);
-  }
-
-  // Raises every price to the highest that constant rows hold, so that these rows are content;
-  // rows whose column became dearer are set free.
-  void settle_class_rows() {
-    if (class_rows_.empty()) {
-      return;
-    }
-    double floor = -infinity;
-    for (const std::int64_t i : class_rows_) {
-      if (matching_.col_of[i] >= 0) {
-        floor = std::max(floor, matching_.price[matching_.col_of[i]]);
-      }
-    }
-    for (std::int64_t j = 0; j < n_; ++j) {
-      if (matching_.price[j] < floor) {
-        set_price(j, floor);
-      }
-    }
-    order_class_cols();
-    release(0.0);
-  }
-
-  double mean_spread() {
-    double total = 0;
-    const std::size_t stride = std::max<std::size_t>(1, rows_.size() / 256);
-    std::int64_t count = 0;
-    for (std::size_t k = 0; k < rows_.size(); k += stride) {
-      const double spread = choose_best(rows_[k]).best - bound_[rows_[k]];
-      if (spread < infinity) {
-        total += spread;
-        ++count;
-      }
-    }
-    return count ? total / static_cast<double>(count) : 0.0;
-  }
+  double spread(std::int64_t i) { return choose_best(i).best - bound_[i]; }
 
   struct Event {
     double key;
@@ -418,20 +220,18 @@ private:
     bool done;
   };
 
-  DenseResult augment_all() {
+  SolverResult augment_all() {
     labels_.assign(n_, {infinity, -1, false});
-    free_.insert(free_.end(), free_class_rows_.begin(), free_class_rows_.end());
-    std::sort(free_.begin(), free_.end());
     for (const std::int64_t i : free_) {
-      const DenseResult result = augment(i);
-      if (result != DenseResult::ok) {
+      const SolverResult result = augment(i);
+      if (result != SolverResult::ok) {
         return result;
       }
     }
-    return DenseResult::ok;
+    return SolverResult::ok;
   }
 
-  DenseResult augment(std::int64_t start) {
+  SolverResult augment(std::int64_t start) {
     ++work_.augmentations;
     heap_.clear();
     touched_.clear();
@@ -474,9 +274,9 @@ private:
       order_class_cols();
     }
     if (interrupt_.stopped()) {
-      return DenseResult::interrupted;
+      return SolverResult::interrupted;
     }
-    return reached ? DenseResult::ok : DenseResult::infeasible;
+    return reached ? SolverResult::ok : SolverResult::infeasible;
   }
 
   void flip(std::int64_t start, std::int64_t j) {
@@ -553,10 +353,8 @@ private:
 
   void relax(std::int64_t i, double base) {
     ++work_.list_visits;
-    const Candidate *entry = entries_.data() + i * capacity_;
-    const Candidate *end = entry + sizes_[i];
-    for (; entry != end; ++entry) {
-      reach(entry->col, base - (entry->value - matching_.price[entry->col]), i);
+    for (std::int64_t k = i * capacity_; k < i * capacity_ + sizes_[i]; ++k) {
+      reach(cols_[k], base - (values_[k] - matching_.price[cols_[k]]), i);
     }
   }
 
@@ -583,22 +381,15 @@ private:
   }
 
   const RowMatrix<T> &matrix_;
-  const Classes &classes_;
-  Matching &matching_;
-  double tolerance_;
-  bool warm_;
-  Interrupt &interrupt_;
-  ListWork &work_;
-  std::int64_t n_, capacity_, depth_;
-  T unit_;
-  double step_;
-  double largest_price_ = 0;
+  SolverWork &work_;
+  const std::int64_t capacity_, depth_;
+  const T unit_;
   std::vector<T> rounded_, maxima_;
-  std::vector<Candidate> entries_, found_;
-  std::vector<std::int32_t> sizes_;
+  std::vector<double> values_; // of the listed columns, capacity_ places to each row
+  std::vector<std::int32_t> cols_, sizes_;
   std::vector<double> bound_;
-  std::vector<std::int64_t> rows_, class_rows_, class_cols_; // ordinary rows; the classes
-  std::vector<std::int64_t> free_, free_class_rows_, touched_, by_price_;
+  std::vector<Candidate> found_;
+  std::vector<std::int64_t> touched_;
   std::vector<Label> labels_;
   std::vector<Event> heap_;
   std::vector<Scan> expanded_;
@@ -610,14 +401,14 @@ private:
 } // namespace
 
 template <class T>
-DenseResult solve_lists(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching,
-                        double tolerance, bool warm, Interrupt &interrupt, ListWork &work) {
-  return ListSolver<T>(matrix, classes, matching, tolerance, warm, interrupt, work).run();
+SolverResult solve_lists(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching,
+                         const SolverOptions &options, Interrupt &interrupt, SolverWork &work) {
+  return ListSolver<T>(matrix, classes, matching, interrupt, work).run(options);
 }
 
-template DenseResult solve_lists(const RowMatrix<float> &, const Classes &, Matching &, double,
-                                 bool, Interrupt &, ListWork &);
-template DenseResult solve_lists(const RowMatrix<double> &, const Classes &, Matching &, double,
-                                 bool, Interrupt &, ListWork &);
+template SolverResult solve_lists(const RowMatrix<float> &, const Classes &, Matching &,
+                                  const SolverOptions &, Interrupt &, SolverWork &);
+template SolverResult solve_lists(const RowMatrix<double> &, const Classes &, Matching &,
+                                  const SolverOptions &, Interrupt &, SolverWork &);
 
 } // namespace lmc

@@ -9,52 +9,28 @@
 namespace lmc {
 namespace {
 
-// A trait and not std::conditional: template arguments lose their alignment attribute.
-template <class T> struct VectorOf {
-  using Type = Floats;
-};
-template <> struct VectorOf<double> {
-  using Type = Doubles;
-};
-template <class T> using Vector = typename VectorOf<T>::Type;
-template <class T> constexpr std::int64_t width = sizeof(Vector<T>) / sizeof(T);
-
-template <class T> const Vector<T> &load(const T *at) {
-  return *reinterpret_cast<const Vector<T> *>(at);
-}
-template <class T> Vector<T> &store(T *at) { return *reinterpret_cast<Vector<T> *>(at); }
-
 template <class T>
-[[gnu::always_inline]] inline RowSummary<T> reduce_row_impl(const T *row, T sign, T *best_of,
-                                                            std::int64_t count) {
+LMC_INLINE RowSummary<T> summarise_row_impl(const T *row, T sign, std::int64_t count) {
   using V = Vector<T>;
   constexpr T low = -std::numeric_limits<T>::infinity();
-  V largest = V{};
   V best = V{} + low;
   V least = V{} - low;
   V poison = V{};
   std::int64_t j = 0;
   for (; j + width<T> <= count; j += width<T>) {
     const V x = load(row + j) * sign;
-    const V old = load(best_of + j);
-    const V size = x < 0 ? -x : x;
-    store(best_of + j) = x > old ? x : old;
-    largest = size > largest ? size : largest;
     best = x > best ? x : best;
     least = x < least ? x : least;
     poison += x * T{0};
   }
-  RowSummary<T> result{0, low, -low, 0};
+  RowSummary<T> result{low, -low, 0};
   for (std::int64_t k = 0; k < width<T>; ++k) {
-    result.largest = std::max(result.largest, largest[k]);
     result.best = std::max(result.best, best[k]);
     result.least = std::min(result.least, least[k]);
     result.poison += poison[k];
   }
   for (; j < count; ++j) {
     const T x = row[j] * sign;
-    best_of[j] = x > best_of[j] ? x : best_of[j];
-    result.largest = std::max(result.largest, std::abs(x));
     result.best = std::max(result.best, x);
     result.least = std::min(result.least, x);
     result.poison += x * T{0};
@@ -63,24 +39,49 @@ template <class T>
 }
 
 template <class T>
-[[gnu::always_inline]] inline void lower_columns_impl(const T *row, T sign, T *worst_of,
-                                                      std::int64_t count) {
+LMC_INLINE TopTwo<T> top_two_impl(const T *row, T sign, const T *price, std::int64_t count) {
+  using V = Vector<T>;
+  using P = Places<T>;
+  constexpr T low = -std::numeric_limits<T>::infinity();
+  // Two chains, so that one instruction need not wait for the other.
+  const LaneTopTwo<T> nothing{V{} + low, V{} + low, P{} - 1};
+  LaneTopTwo<T> chains[2] = {nothing, nothing};
+  P place = lane_numbers(T{});
+  std::int64_t j = 0;
+  for (; j + 2 * width<T> <= count; j += 2 * width<T>) {
+    for (int k = 0; k < 2; ++k) {
+      const std::int64_t at = j + k * width<T>;
+      chains[k].see(load(row + at) * sign - load(price + at), place);
+      place += static_cast<std::int32_t>(width<T>);
+    }
+  }
+  chains[0].merge(chains[1]);
+  TopTwo<T> top{low, low, -1};
+  chains[0].reduce(top.best, top.second, top.index);
+  for (; j < count; ++j) {
+    const T x = row[j] * sign - price[j];
+    top.second = std::max(top.second, std::min(top.best, x));
+    top.index = x > top.best ? j : top.index;
+    top.best = std::max(top.best, x);
+  }
+  return top;
+}
+
+template <class T>
+LMC_INLINE void mark_differences_impl(const T *row, const T *reference, T *differs,
+                                      std::int64_t count) {
   using V = Vector<T>;
   std::int64_t j = 0;
   for (; j + width<T> <= count; j += width<T>) {
-    const V x = load(row + j) * sign;
-    const V old = load(worst_of + j);
-    store(worst_of + j) = x < old ? x : old;
+    store(differs + j) = load(row + j) == load(reference + j) ? load(differs + j) : V{} + T{1};
   }
   for (; j < count; ++j) {
-    const T x = row[j] * sign;
-    worst_of[j] = x < worst_of[j] ? x : worst_of[j];
+    differs[j] = row[j] == reference[j] ? differs[j] : T{1};
   }
 }
 
 template <class T>
-[[gnu::always_inline]] inline void raise_columns_impl(const T *row, T sign, T offset, T *best_of,
-                                                      std::int64_t count) {
+LMC_INLINE void raise_columns_impl(const T *row, T sign, T offset, T *best_of, std::int64_t count) {
   using V = Vector<T>;
   std::int64_t j = 0;
   for (; j + width<T> <= count; j += width<T>) {
@@ -95,9 +96,8 @@ template <class T>
 }
 
 template <class T>
-[[gnu::always_inline]] inline std::int64_t group_maxima_impl(const T *row, T sign, const T *price,
-                                                             std::int64_t count, std::int64_t depth,
-                                                             T *maxima) {
+LMC_INLINE std::int64_t group_maxima_impl(const T *row, T sign, const T *price, std::int64_t count,
+                                          std::int64_t depth, T *maxima) {
   using V = Vector<T>;
   constexpr T low = -std::numeric_limits<T>::infinity();
   constexpr std::int64_t parts = group_lanes / width<T>;
@@ -131,8 +131,7 @@ template <class T>
 }
 
 template <class T>
-[[gnu::always_inline]] inline std::int64_t count_reaching(const T *values, std::int64_t count,
-                                                          T threshold) {
+LMC_INLINE std::int64_t count_reaching(const T *values, std::int64_t count, T threshold) {
   using V = Vector<T>;
   V hits = V{};
   for (std::int64_t k = 0; k < count; k += width<T>) {
@@ -146,8 +145,8 @@ template <class T>
 }
 
 template <class T>
-[[gnu::always_inline]] inline T upper_threshold_impl(const T *values, std::int64_t count,
-                                                     std::int64_t wanted, T range) {
+LMC_INLINE T upper_threshold_impl(const T *values, std::int64_t count, std::int64_t wanted,
+                                  T range) {
   using V = Vector<T>;
   V most = load(values);
   V least = most;
@@ -178,8 +177,7 @@ template <class T>
   return low;
 }
 
-template <class T>
-[[gnu::always_inline]] inline T second_largest_impl(const T *values, std::int64_t count) {
+template <class T> LMC_INLINE T second_largest_impl(const T *values, std::int64_t count) {
   using V = Vector<T>;
   constexpr T none = -std::numeric_limits<T>::infinity();
   V first = V{} + none;
@@ -199,8 +197,7 @@ template <class T>
   return second;
 }
 
-template <class T>
-[[gnu::always_inline]] inline T smallest_size_impl(const T *row, std::int64_t count) {
+template <class T> LMC_INLINE T smallest_size_impl(const T *row, std::int64_t count) {
   using V = Vector<T>;
   const V most = V{} + std::numeric_limits<T>::infinity();
   V least = most;
@@ -225,20 +222,27 @@ template <class T>
 
 } // namespace
 
-LMC_CLONES RowSummary<float> reduce_row(const float *row, float sign, float *best_of,
-                                        std::int64_t count) {
-  return reduce_row_impl(row, sign, best_of, count);
+LMC_CLONES RowSummary<float> summarise_row(const float *row, float sign, std::int64_t count) {
+  return summarise_row_impl(row, sign, count);
 }
-LMC_CLONES RowSummary<double> reduce_row(const double *row, double sign, double *best_of,
-                                         std::int64_t count) {
-  return reduce_row_impl(row, sign, best_of, count);
+LMC_CLONES RowSummary<double> summarise_row(const double *row, double sign, std::int64_t count) {
+  return summarise_row_impl(row, sign, count);
 }
-LMC_CLONES void lower_columns(const float *row, float sign, float *worst_of, std::int64_t count) {
-  lower_columns_impl(row, sign, worst_of, count);
+LMC_CLONES TopTwo<float> top_two(const float *row, float sign, const float *price,
+                                 std::int64_t count) {
+  return top_two_impl(row, sign, price, count);
 }
-LMC_CLONES void lower_columns(const double *row, double sign, double *worst_of,
-                              std::int64_t count) {
-  lower_columns_impl(row, sign, worst_of, count);
+LMC_CLONES TopTwo<double> top_two(const double *row, double sign, const double *price,
+                                  std::int64_t count) {
+  return top_two_impl(row, sign, price, count);
+}
+LMC_CLONES void mark_differences(const float *row, const float *reference, float *differs,
+                                 std::int64_t count) {
+  mark_differences_impl(row, reference, differs, count);
+}
+LMC_CLONES void mark_differences(const double *row, const double *reference, double *differs,
+                                 std::int64_t count) {
+  mark_differences_impl(row, reference, differs, count);
 }
 LMC_CLONES void raise_columns(const float *row, float sign, float offset, float *best_of,
                               std::int64_t count) {

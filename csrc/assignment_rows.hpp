@@ -4,24 +4,33 @@
 
 namespace lmc {
 
+// All kernels see sign * a, to be maximised. `price` is rounded to T.
+
 // What one pass over a row finds out; `poison` is zero unless an entry is not finite.
 template <class T> struct RowSummary {
-  T largest, best, least, poison;
+  T best, least, poison;
 };
+RowSummary<float> summarise_row(const float *row, float sign, std::int64_t count);
+RowSummary<double> summarise_row(const double *row, double sign, std::int64_t count);
 
-// All kernels see sign * a, to be maximised. `price` is rounded to T.
-// best_of[j] = max(best_of[j], sign * row[j]).
-RowSummary<float> reduce_row(const float *row, float sign, float *best_of, std::int64_t count);
-RowSummary<double> reduce_row(const double *row, double sign, double *best_of, std::int64_t count);
+// The largest and second largest a_j - p_j (equal under a tie) and a place of the largest, -1 if
+// none is above -infinity.
+template <class T> struct TopTwo {
+  T best, second;
+  std::int64_t index;
+};
+TopTwo<float> top_two(const float *row, float sign, const float *price, std::int64_t count);
+TopTwo<double> top_two(const double *row, double sign, const double *price, std::int64_t count);
 
 // best_of[j] = max(best_of[j], sign * row[j] - offset).
 void raise_columns(const float *row, float sign, float offset, float *best_of, std::int64_t count);
 void raise_columns(const double *row, double sign, double offset, double *best_of,
                    std::int64_t count);
 
-// worst_of[j] = min(worst_of[j], sign * row[j]).
-void lower_columns(const float *row, float sign, float *worst_of, std::int64_t count);
-void lower_columns(const double *row, double sign, double *worst_of, std::int64_t count);
+// differs[j] = 1 where row[j] is not reference[j].
+void mark_differences(const float *row, const float *reference, float *differs, std::int64_t count);
+void mark_differences(const double *row, const double *reference, double *differs,
+                      std::int64_t count);
 
 // Entries side by side that fall into different groups.
 constexpr std::int64_t group_lanes = 32;

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "assignment_dense.hpp"
+#include "assignment_solver.hpp"
 
 namespace lmc {
 

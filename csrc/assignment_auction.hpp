@@ -1,0 +1,318 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <vector>
+
+#include "assignment_solver.hpp"
+
+namespace lmc {
+
+// What a row prefers: its best profit, the second best (equal under a tie) and the best's column.
+struct Choice {
+  double best, second;
+  std::int64_t col;
+};
+
+// Gauss-Seidel auction with epsilon scaling (Bertsekas, Annals of Operations Research 14, 1988,
+// 105-123) on the squared problem. How rows are looked at is the derived solver's:
+//   choose(i, epsilon)  the two best columns of row i, within looseness(epsilon) of the truth
+//   choose_best(i)      the same, where `second` may be too small
+//   free_tie(i, best)   a column nobody holds that yields row i `best`, or -1
+//   profit(i, j)        exactly
+//   price_set(j)        is told of a new price
+//   spread(i)           a scale for epsilon: by how much row i prefers its best few columns
+template <class Solver> class Auction {
+protected:
+  static constexpr double infinity = std::numeric_limits<double>::infinity();
+
+  Auction(std::int64_t order, const Classes &classes, Matching &matching, double step,
+          Interrupt &interrupt)
+      : n_(order), classes_(classes), matching_(matching), step_(step), interrupt_(interrupt) {
+    for (std::int64_t j = 0; j < n_; ++j) {
+      if (is_class(classes.col_value[j])) {
+        class_cols_.push_back(j);
+      }
+    }
+    rows_.reserve(n_);
+    for (std::int64_t i = 0; i < n_; ++i) {
+      (is_class(classes.row_value[i]) ? class_rows_ : rows_).push_back(i);
+    }
+    order_class_cols();
+  }
+
+  static bool is_class(double value) { return value == value; }
+
+  void set_price(std::int64_t j, double price) {
+    matching_.price[j] = price;
+    largest_price_ = std::max(largest_price_, std::abs(price));
+    self().price_set(j);
+  }
+
+  // Leaves a matching that is optimal but for the rows in free_. False after an interrupt.
+  // `complete` tells that all rows have columns and the gap is at most `tolerance`.
+  bool auction(std::span<const double> shares, bool warm, double tolerance, bool &complete) {
+    free_.assign(rows_.rbegin(), rows_.rend());
+    free_class_rows_ = class_rows_;
+    complete = false;
+    if (!bid(0.0, 2 * n_)) {
+      return false;
+    }
+    const auto open = static_cast<std::int64_t>(free_.size() + free_class_rows_.size());
+    if (open > (warm ? n_ / 4 : n_ / 16) && !shares.empty()) {
+      const double spread = mean_spread();
+      for (const double share : shares) {
+        if (warm && share > 0.02) {
+          continue;
+        }
+        const double epsilon = std::ceil(spread * share / step_) * step_;
+        review(epsilon);
+        if (!bid(epsilon, 16 * n_)) {
+          return false;
+        }
+        // Now every row is within epsilon of its best choice.
+        if (free_.empty() && free_class_rows_.empty() &&
+            (epsilon + self().looseness(epsilon)) * static_cast<double>(n_) <= tolerance) {
+          complete = true;
+          return true;
+        }
+      }
+      review(0.0);
+      if (!bid(0.0, 2 * n_)) {
+        return false;
+      }
+    }
+    end_review();
+    settle_class_rows();
+    free_.insert(free_.end(), free_class_rows_.begin(), free_class_rows_.end());
+    std::sort(free_.begin(), free_.end());
+    return true;
+  }
+
+  double class_profit(std::int64_t j) const { return classes_.col_value[j] - matching_.price[j]; }
+
+  // Constant columns are a heap with the one that yields most on top; only bids for the top one and
+  // bids of the constant rows change it.
+  void order_class_cols() {
+    std::make_heap(class_cols_.begin(), class_cols_.end(),
+                   [this](std::int64_t j, std::int64_t k) { return class_order(j, k); });
+  }
+
+  double least_price() const {
+    return *std::min_element(matching_.price.begin(), matching_.price.begin() + n_);
+  }
+
+  const std::int64_t n_;
+  const Classes &classes_;
+  Matching &matching_;
+  const double step_;
+  Interrupt &interrupt_;
+  double largest_price_ = 0;
+  std::vector<std::int64_t> rows_, class_rows_, class_cols_; // ordinary rows; the classes
+  std::vector<std::int64_t> free_;
+
+private:
+  Solver &self() { return static_cast<Solver &>(*this); }
+
+  bool class_order(std::int64_t j, std::int64_t k) const {
+    const double x = class_profit(j);
+    const double y = class_profit(k);
+    return x < y || (x == y && j > k);
+  }
+
+  void top_class_col_rose() {
+    std::size_t at = 0;
+    while (true) {
+      std::size_t next = at;
+      for (std::size_t child = 2 * at + 1; child <= 2 * at + 2 && child < class_cols_.size();
+           ++child) {
+        if (class_order(class_cols_[next], class_cols_[child])) {
+          next = child;
+        }
+      }
+      if (next == at) {
+        return;
+      }
+      std::swap(class_cols_[at], class_cols_[next]);
+      at = next;
+    }
+  }
+
+  // The rows in free_ bid for their best column until all have one or the budget is spent. Among
+  // them may be rows under review: those that are content with what they have keep it.
+  bool bid(double epsilon, std::int64_t budget) {
+    std::vector<std::int64_t> stuck;
+    while (budget > 0) {
+      if (free_.empty()) {
+        if (free_class_rows_.empty()) {
+          break;
+        }
+        bid_as_class(epsilon);
+        budget -= n_ / 16 + 1;
+        if (interrupt_(n_)) {
+          return false;
+        }
+        continue;
+      }
+      const std::int64_t i = free_.back();
+      free_.pop_back();
+      if (interrupt_(32)) {
+        return false;
+      }
+      const Choice choice = self().choose(i, epsilon);
+      if (const std::int64_t own = matching_.col_of[i]; own >= 0) {
+        if (own == choice.col ||
+            self().profit(i, own) >= choice.best - epsilon - self().looseness(epsilon)) {
+          continue;
+        }
+        leave(i);
+      }
+      --budget;
+      const std::int64_t holder = choice.col < 0 ? -1 : matching_.row_of[choice.col];
+      const double raise = choice.best - choice.second + epsilon;
+      // A row with one possible column bids no finite price, and a raise of zero could go on for
+      // ever.
+      if (choice.second == -infinity || (holder >= 0 && raise <= 0)) {
+        const std::int64_t other = self().free_tie(i, choice.best);
+        if (other >= 0) {
+          take(i, other);
+        } else {
+          stuck.push_back(i);
+        }
+        continue;
+      }
+      set_price(choice.col, matching_.price[choice.col] + raise);
+      if (is_class(classes_.col_value[choice.col])) {
+        top_class_col_rose();
+      }
+      take(i, choice.col);
+    }
+    free_.insert(free_.end(), stuck.begin(), stuck.end());
+    return true;
+  }
+
+  void take(std::int64_t i, std::int64_t j) {
+    const std::int64_t holder = matching_.row_of[j];
+    matching_.row_of[j] = i;
+    matching_.col_of[i] = j;
+    if (holder >= 0) {
+      matching_.col_of[holder] = -1;
+      (is_class(classes_.row_value[holder]) ? free_class_rows_ : free_).push_back(holder);
+    }
+  }
+
+  void leave(std::int64_t i) {
+    if (matching_.col_of[i] >= 0) {
+      matching_.row_of[matching_.col_of[i]] = -1;
+      matching_.col_of[i] = -1;
+    }
+  }
+
+  // The constant rows together take the cheapest columns, all at the price of the cheapest they
+  // leave to others: one bid instead of as many price wars.
+  void bid_as_class(double epsilon) {
+    for (const std::int64_t i : class_rows_) {
+      leave(i);
+    }
+    free_class_rows_.clear();
+    by_price_.resize(n_);
+    for (std::int64_t j = 0; j < n_; ++j) {
+      by_price_[j] = j;
+    }
+    // At equal prices columns without holder go first.
+    const auto cheaper = [this](std::int64_t j, std::int64_t k) {
+      const double x = matching_.price[j];
+      const double y = matching_.price[k];
+      const bool held_j = matching_.row_of[j] >= 0;
+      const bool held_k = matching_.row_of[k] >= 0;
+      return x < y || (x == y && (held_j < held_k || (held_j == held_k && j < k)));
+    };
+    const auto count = static_cast<std::int64_t>(class_rows_.size());
+    const std::int64_t next = std::min(count, n_ - 1);
+    std::nth_element(by_price_.begin(), by_price_.begin() + next, by_price_.end(), cheaper);
+    const double floor = matching_.price[by_price_[next]] + epsilon;
+    std::sort(by_price_.begin(), by_price_.begin() + count);
+    for (std::int64_t k = 0; k < count; ++k) {
+      const std::int64_t j = by_price_[k];
+      set_price(j, std::max(matching_.price[j], floor));
+      take(class_rows_[k], j);
+    }
+    order_class_cols();
+  }
+
+  // Puts every ordinary row under review and sets free the constant rows that pay more than epsilon
+  // above the least price.
+  void review(double epsilon) {
+    free_.assign(rows_.rbegin(), rows_.rend());
+    free_class_rows_.clear();
+    const double floor = least_price();
+    for (const std::int64_t i : class_rows_) {
+      const std::int64_t j = matching_.col_of[i];
+      if (j < 0 || matching_.price[j] > floor + epsilon) {
+        leave(i);
+        free_class_rows_.push_back(i);
+      }
+    }
+  }
+
+  // Of the rows in free_ keeps those without a column, and sets free those whose column is not
+  // their best.
+  void end_review() {
+    std::sort(free_.begin(), free_.end());
+    free_.erase(std::unique(free_.begin(), free_.end()), free_.end());
+    std::erase_if(free_, [this](std::int64_t i) {
+      const std::int64_t j = matching_.col_of[i];
+      if (j >= 0 && self().profit(i, j) >= self().choose_best(i).best) {
+        return true;
+      }
+      leave(i);
+      return false;
+    });
+  }
+
+  // Raises every price to the highest that constant rows hold, so that these rows are content;
+  // rows whose column became dearer are reviewed.
+  void settle_class_rows() {
+    if (class_rows_.empty()) {
+      return;
+    }
+    double floor = -infinity;
+    for (const std::int64_t i : class_rows_) {
+      if (matching_.col_of[i] >= 0) {
+        floor = std::max(floor, matching_.price[matching_.col_of[i]]);
+      }
+    }
+    for (std::int64_t j = 0; j < n_; ++j) {
+      if (matching_.price[j] < floor) {
+        set_price(j, floor);
+        const std::int64_t i = matching_.row_of[j];
+        if (i >= 0 && !is_class(classes_.row_value[i])) {
+          free_.push_back(i);
+        }
+      }
+    }
+    order_class_cols();
+    end_review();
+  }
+
+  double mean_spread() {
+    double total = 0;
+    const std::size_t stride = std::max<std::size_t>(1, rows_.size() / 32);
+    std::int64_t count = 0;
+    for (std::size_t k = 0; k < rows_.size(); k += stride) {
+      const double spread = self().spread(rows_[k]);
+      if (spread < infinity) {
+        total += spread;
+        ++count;
+      }
+    }
+    return count ? total / static_cast<double>(count) : 0.0;
+  }
+
+  std::vector<std::int64_t> free_class_rows_, by_price_;
+};
+
+} // namespace lmc

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "assignment_grid.hpp"
+
+namespace lmc {
+
+// Polls the caller's interrupt once in about a million elementary steps.
+class Interrupt {
+public:
+  explicit Interrupt(const std::function<bool()> &callback) : callback_(callback) {}
+
+  // True once the caller wants to stop; `work` is the number of elements touched since the last
+  // call.
+  bool operator()(std::int64_t work) {
+    work_ += work;
+    if (work_ < (std::int64_t{1} << 20) || !callback_) {
+      return stopped_;
+    }
+    work_ = 0;
+    stopped_ = stopped_ || callback_();
+    return stopped_;
+  }
+
+  bool stopped() const { return stopped_; }
+
+private:
+  const std::function<bool()> &callback_;
+  std::int64_t work_ = 0;
+  bool stopped_ = false;
+};
+
+// A matrix read in place, row by row: sign * data on the grid is to be maximised.
+template <class T> struct RowMatrix {
+  const T *row(std::int64_t i) const { return data + i * stride; }
+  double exact(std::int64_t i, std::int64_t j) const {
+    return grid(static_cast<double>(sign * row(i)[j]));
+  }
+
+  const T *data;
+  std::int64_t rows, cols, stride;
+  T sign;
+  Grid grid;
+};
+
+// Rows and columns that are constant, and the dummies that make a rectangular problem square. A
+// constant row takes whatever is cheapest, a constant column is worth the same to every row. Both
+// vectors cover max(rows, cols) entries; NaN marks ordinary ones.
+struct Classes {
+  std::vector<double> row_value, col_value;
+};
+
+// A matching and the column prices that support it: u_i = max_j (a_ij - price_j), at least
+// row_floor, which is what a row without partner gets where there are more rows than columns.
+struct Matching {
+  std::vector<std::int64_t> col_of; // (rows,), -1 for free
+  std::vector<std::int64_t> row_of; // (cols,), -1 for free
+  std::vector<double> price;        // (cols,)
+  double row_floor = -std::numeric_limits<double>::infinity();
+};
+
+// What is asked of a solver. `matching` covers max(rows, cols) rows and columns and starts from
+// any prices on the grid.
+struct SolverOptions {
+  double tolerance = 0; // of the gap, on the grid
+  bool warm = false;    // the prices are those of a similar problem
+};
+
+struct SolverWork {
+  std::int64_t rows_read = 0;     // scans of a whole row
+  std::int64_t list_visits = 0;   // scans of a candidate list
+  std::int64_t augmentations = 0; // shortest paths searched
+};
+
+enum class SolverResult { ok, infeasible, interrupted };
+
+} // namespace lmc

@@ -1,0 +1,116 @@
+#include "assignment_survey.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "assignment_rows.hpp"
+
+namespace lmc {
+
+template <class T>
+Findings<T> survey_rows(const RowMatrix<T> &matrix, bool columns, Interrupt &interrupt) {
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  Findings<T> findings;
+  findings.best.resize(matrix.rows);
+  findings.least.resize(matrix.rows);
+  findings.reduced.assign(matrix.cols, -infinity);
+  const T *first = matrix.row(0);
+  std::vector<T> differs;
+  if (columns) {
+    const T *middle = matrix.row(matrix.rows / 2);
+    const T *last = matrix.row(matrix.rows - 1);
+    for (std::int64_t j = 0; j < matrix.cols && differs.empty(); ++j) {
+      if (first[j] == middle[j] && first[j] == last[j]) {
+        differs.assign(matrix.cols, T{0});
+      }
+    }
+  }
+  T best = -infinity;
+  T least = infinity;
+  T poison = 0;
+  for (std::int64_t i = 0; i < matrix.rows && !interrupt(matrix.cols); ++i) {
+    const T *row = matrix.row(i);
+    const RowSummary<T> summary = summarise_row(row, matrix.sign, matrix.cols);
+    findings.best[i] = summary.best;
+    findings.least[i] = summary.least;
+    best = std::max(best, summary.best);
+    least = std::min(least, summary.least);
+    poison += summary.poison;
+    if (summary.best > summary.least && summary.best > -infinity) {
+      raise_columns(row, matrix.sign, summary.best, findings.reduced.data(), matrix.cols);
+    }
+    if (!differs.empty()) {
+      mark_differences(row, first, differs.data(), matrix.cols);
+    }
+  }
+  findings.largest = static_cast<double>(std::max(std::abs(best), std::abs(least)));
+  findings.poisoned = !(poison == T{0});
+  if (std::find(differs.begin(), differs.end(), T{0}) != differs.end()) {
+    findings.column_constant.resize(matrix.cols);
+    for (std::int64_t j = 0; j < matrix.cols; ++j) {
+      findings.column_constant[j] = differs[j] == T{0} && std::isfinite(first[j]);
+    }
+  }
+  return findings;
+}
+
+template <class T> Classes find_classes(const RowMatrix<T> &matrix, const Findings<T> &findings) {
+  const std::int64_t order = std::max(matrix.rows, matrix.cols);
+  const double ordinary = std::numeric_limits<double>::quiet_NaN();
+  Classes classes{std::vector<double>(order, ordinary), std::vector<double>(order, ordinary)};
+  bool any_ordinary = false;
+  // Dummies are worth nothing to anybody, so beside them only zero constants can be a class.
+  for (std::int64_t i = 0; i < order; ++i) {
+    if (i >= matrix.rows) {
+      classes.row_value[i] = 0;
+    } else if (findings.best[i] == findings.least[i] && std::isfinite(findings.best[i]) &&
+               (matrix.rows <= matrix.cols || findings.best[i] == 0)) {
+      classes.row_value[i] = matrix.grid(static_cast<double>(findings.best[i]));
+    } else {
+      any_ordinary = true;
+    }
+  }
+  for (std::int64_t j = 0; j < order; ++j) {
+    if (j >= matrix.cols) {
+      classes.col_value[j] = 0;
+    } else if (any_ordinary && !findings.column_constant.empty() && findings.column_constant[j] &&
+               (matrix.rows >= matrix.cols || matrix.row(0)[j] == 0)) {
+      classes.col_value[j] = matrix.exact(0, j);
+    }
+  }
+  return classes;
+}
+
+template <class T>
+void start_prices(const RowMatrix<T> &matrix, const Findings<T> &findings, const Classes &classes,
+                  std::vector<double> &price) {
+  T least_best = std::numeric_limits<T>::infinity();
+  for (std::int64_t i = 0; i < matrix.rows; ++i) {
+    if (std::isnan(classes.row_value[i]) && std::isfinite(findings.best[i])) {
+      least_best = std::min(least_best, findings.best[i]);
+    }
+  }
+  const double unwanted =
+      std::isfinite(least_best) ? matrix.grid(static_cast<double>(least_best)) : 0.0;
+  const auto order = static_cast<std::int64_t>(classes.col_value.size());
+  for (std::int64_t j = 0; j < order; ++j) {
+    if (!std::isnan(classes.col_value[j])) {
+      price[j] = classes.col_value[j] - unwanted;
+    } else {
+      const T reduced = findings.reduced[j];
+      price[j] = std::isfinite(reduced) ? matrix.grid(static_cast<double>(reduced)) : 0.0;
+    }
+  }
+}
+
+template Findings<float> survey_rows(const RowMatrix<float> &, bool, Interrupt &);
+template Findings<double> survey_rows(const RowMatrix<double> &, bool, Interrupt &);
+template Classes find_classes(const RowMatrix<float> &, const Findings<float> &);
+template Classes find_classes(const RowMatrix<double> &, const Findings<double> &);
+template void start_prices(const RowMatrix<float> &, const Findings<float> &, const Classes &,
+                           std::vector<double> &);
+template void start_prices(const RowMatrix<double> &, const Findings<double> &, const Classes &,
+                           std::vector<double> &);
+
+} // namespace lmc

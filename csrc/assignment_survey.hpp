@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "assignment_solver.hpp"
+
+namespace lmc {
+
+// What one reading of the matrix tells. Values are those of sign * data.
+template <class T> struct Findings {
+  double largest = 0;         // largest magnitude, unless poisoned
+  bool poisoned = false;      // some entry is not finite
+  std::vector<T> best, least; // of every row
+  std::vector<T> reduced;     // max_i (a_ij - best_i): the prices at which row i still gets best_i
+  std::vector<char> column_constant; // all rows agree in this column; empty where none is
+};
+
+// `columns`: look for constant columns too.
+template <class T>
+Findings<T> survey_rows(const RowMatrix<T> &matrix, bool columns, Interrupt &interrupt);
+
+// The rows and columns that are constant, and dummies for missing rows or columns.
+template <class T> Classes find_classes(const RowMatrix<T> &matrix, const Findings<T> &findings);
+
+// Reduction by rows, then by columns: with every row at its best entry, the least price at which
+// no row wants a column more than that.
+template <class T>
+void start_prices(const RowMatrix<T> &matrix, const Findings<T> &findings, const Classes &classes,
+                  std::vector<double> &price);
+
+} // namespace lmc
