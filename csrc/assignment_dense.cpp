@@ -13,7 +13,7 @@ namespace lmc {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr std::array<double, 3> shares{0.1, 0.01, 0.001};
+constexpr std::array<double, 2> shares{0.1, 0.003};
 constexpr std::int64_t smallest_for_scaling = 96;
 
 struct Nearest {
