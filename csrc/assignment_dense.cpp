@@ -16,37 +16,30 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr std::array<double, 2> shares{0.1, 0.003};
 constexpr std::int64_t smallest_for_scaling = 96;
 
+// A path's yield is what it adds to the objective: a shortest path yields most.
 struct Nearest {
-  double any, free; // least distance to an open column, and to an open column without partner
+  double any, free; // greatest yield of an open column, and of an open column without partner
   std::int64_t any_col, free_col;
 };
 
-// dist_j = min(dist_j, price_j - a_j - shift). `done` and `taken` are 0 or +infinity per column, so
-// that leaving columns out costs an addition instead of a branch.
-LMC_CLONES Nearest relax(const double *values, const double *price, double shift, double *dist,
+// yield_j = max(yield_j, a_j - price_j + shift). `done` and `taken` are 0 or +infinity per column,
+// so that leaving columns out costs a subtraction instead of a branch.
+LMC_CLONES Nearest relax(const double *values, const double *price, double shift, double *yield,
                          const double *done, const double *taken, std::int64_t count) {
-  const Doubles all = Doubles{} + infinity;
-  Doubles any = all;
-  Doubles free = all;
-  Longs any_place = Longs{} - 1;
-  Longs free_place = Longs{} - 1;
+  LaneTop<double> any{Doubles{} - infinity, Longs{} - 1};
+  LaneTop<double> free = any;
   Longs place = lane_numbers(0.0);
   for (std::int64_t j = 0; j < count; j += width<double>) {
-    const Doubles through = load(price + j) - load(values + j) - shift;
-    const Doubles now = smaller(through, load(dist + j));
-    store(dist + j) = now;
-    const Doubles open = now + load(done + j);
-    const Doubles sink = now + load(taken + j);
-    any_place = open < any ? place : any_place;
-    any = smaller(open, any);
-    free_place = sink < free ? place : free_place;
-    free = smaller(sink, free);
+    const Doubles through = load(values + j) - load(price + j) + shift;
+    const Doubles now = larger(through, load(yield + j));
+    store(yield + j) = now;
+    any.see(now - load(done + j), place);
+    free.see(now - load(taken + j), place);
     place += width<double>;
   }
-  const Doubles least_any = -largest_lane(-any);
-  const Doubles least_free = -largest_lane(-free);
-  return {least_any[0], least_free[0], largest_lane(any == least_any ? any_place : Longs{} - 1)[0],
-          largest_lane(free == least_free ? free_place : Longs{} - 1)[0]};
+  any.gather();
+  free.gather();
+  return {any.first[0], free.first[0], any.place[0], free.place[0]};
 }
 
 template <class T>
@@ -158,7 +151,7 @@ private:
     if (free_.empty()) {
       return SolverResult::ok;
     }
-    dist_.resize(stride_);
+    yield_.resize(stride_);
     done_.assign(stride_, infinity);
     taken_.assign(stride_, infinity);
     std::fill(done_.begin(), done_.begin() + n_, 0.0);
@@ -181,44 +174,44 @@ private:
 
   SolverResult augment(std::int64_t start) {
     ++work_.augmentations;
-    std::fill(dist_.begin(), dist_.end(), infinity);
+    std::fill(yield_.begin(), yield_.end(), -infinity);
     scanned_.assign(1, {start, -1, 0.0});
     Nearest nearest{};
     while (true) {
       const Scanned &last = scanned_.back();
-      nearest = relax(row(last.row), matching_.price.data(), last.shift, dist_.data(), done_.data(),
-                      taken_.data(), stride_);
+      nearest = relax(row(last.row), matching_.price.data(), last.shift, yield_.data(),
+                      done_.data(), taken_.data(), stride_);
       ++work_.rows_read;
       if (interrupt_(stride_)) {
         return SolverResult::interrupted;
       }
-      if (nearest.any == infinity) {
+      if (nearest.any == -infinity) {
         return SolverResult::infeasible;
       }
-      if (nearest.free <= nearest.any) {
+      if (nearest.free >= nearest.any) {
         break;
       }
       const std::int64_t j = nearest.any_col;
       done_[j] = infinity;
       const std::int64_t next = matching_.row_of[j];
-      scanned_.push_back({next, j, matching_.price[j] - row(next)[j] - nearest.any});
+      scanned_.push_back({next, j, matching_.price[j] - row(next)[j] + nearest.any});
     }
     flip_path(nearest.free_col);
     for (std::size_t k = 1; k < scanned_.size(); ++k) {
       const std::int64_t j = scanned_[k].col;
-      matching_.price[j] += nearest.free - dist_[j];
+      matching_.price[j] += yield_[j] - nearest.free;
       done_[j] = 0.0;
     }
     taken_[nearest.free_col] = infinity;
     return SolverResult::ok;
   }
 
-  // Arithmetic on the grid is exact, so the row that gave a column its distance is found again by
+  // Arithmetic on the grid is exact, so the row that gave a column its yield is found again by
   // comparing; no predecessor needs to be stored in the scan.
   void flip_path(std::int64_t j) {
     while (true) {
       std::size_t k = 0;
-      while (matching_.price[j] - row(scanned_[k].row)[j] - scanned_[k].shift != dist_[j]) {
+      while (row(scanned_[k].row)[j] - matching_.price[j] + scanned_[k].shift != yield_[j]) {
         ++k;
       }
       const std::int64_t i = scanned_[k].row;
@@ -237,7 +230,7 @@ private:
   const std::int64_t stride_;
   T unit_;
   std::vector<T> rounded_;
-  std::vector<double> none_, dist_, done_, taken_, scratch_;
+  std::vector<double> none_, yield_, done_, taken_, scratch_;
   std::vector<Scanned> scanned_;
 };
 

@@ -32,9 +32,9 @@ LMC_CLONES TopTwo<double> top_two_listed(const double *values, const std::int32_
       place += width<double>;
     }
   }
-  chains[0].merge(chains[1]);
-  TopTwo<double> top{-infinity, -infinity, -1};
-  chains[0].reduce(top.best, top.second, top.index);
+  chains[0].merge(chains[1].first, chains[1].second, chains[1].place);
+  chains[0].gather();
+  TopTwo<double> top{chains[0].first[0], chains[0].second[0], chains[0].place[0]};
   return top;
 }
 

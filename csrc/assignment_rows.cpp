@@ -55,9 +55,9 @@ LMC_INLINE TopTwo<T> top_two_impl(const T *row, T sign, const T *price, std::int
       place += static_cast<std::int32_t>(width<T>);
     }
   }
-  chains[0].merge(chains[1]);
-  TopTwo<T> top{low, low, -1};
-  chains[0].reduce(top.best, top.second, top.index);
+  chains[0].merge(chains[1].first, chains[1].second, chains[1].place);
+  chains[0].gather();
+  TopTwo<T> top{chains[0].first[0], chains[0].second[0], chains[0].place[0]};
   for (; j < count; ++j) {
     const T x = row[j] * sign - price[j];
     top.second = std::max(top.second, std::min(top.best, x));

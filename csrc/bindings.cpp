@@ -131,6 +131,34 @@ nb::tuple solve_assignments(std::uintptr_t address, bool float64, std::int64_t b
   return nb::make_tuple(0, -1, -1, -1);
 }
 
+// The commonest call at the least cost: one matrix in row order. False where there is something to
+// complain about, which is left to the general call.
+bool solve_matrix(const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> &matrix,
+                  bool maximize, int threads, const Array<std::int64_t> &cols_out) {
+  const bool float64 = matrix.itemsize() == 8;
+  if (reinterpret_cast<std::uintptr_t>(matrix.data()) % matrix.itemsize() != 0) {
+    return false;
+  }
+  const auto rows = static_cast<std::int64_t>(matrix.shape(0));
+  const auto cols = static_cast<std::int64_t>(matrix.shape(1));
+  SignalPoll poll;
+  lmc::AssignmentOptions options;
+  options.maximize = maximize;
+  options.threads = threads;
+  options.interrupted = [&poll] { return poll(); };
+  lmc::AssignmentStatus status{};
+  {
+    const nb::gil_scoped_release release;
+    status = lmc::solve_assignment({matrix.data(), float64, rows, cols, cols, 1}, options,
+                                   {cols_out.data(), nullptr, nullptr, nullptr})
+                 .status;
+  }
+  if (PyErr_Occurred()) {
+    throw nb::python_error();
+  }
+  return status == lmc::AssignmentStatus::ok;
+}
+
 void bind_cuda(nb::module_ &m) {
   using lmc::cuda::Module;
   m.def("cuda_device_count", &lmc::cuda::device_count);
@@ -213,6 +241,8 @@ NB_MODULE(_core, m) {
         nb::arg("max_gap"), nb::arg("threads"), nb::arg("cols_out").noconvert(),
         nb::arg("reports").noconvert(), nb::arg("u").none(), nb::arg("v").none(),
         nb::arg("margins").none());
+  m.def("solve_matrix", &solve_matrix, nb::arg("matrix").noconvert(), nb::arg("maximize"),
+        nb::arg("threads"), nb::arg("cols_out").noconvert());
   bind_cuda(m);
   m.def("cross_entropy", &cross_entropy, nb::arg("logits").noconvert(),
         nb::arg("labels").noconvert(), nb::arg("loss").noconvert(), nb::arg("wrong").noconvert(),

@@ -48,33 +48,43 @@ LMC_INLINE Ints lane_numbers(float) { return Ints{0, 1, 2, 3, 4, 5, 6, 7}; }
 template <class V> LMC_INLINE V larger(const V &a, const V &b) { return a > b ? a : b; }
 template <class V> LMC_INLINE V smaller(const V &a, const V &b) { return a < b ? a : b; }
 
-// The lanes turned round by `step`.
-template <int step> LMC_INLINE Doubles turned(const Doubles &v) {
-  return __builtin_shufflevector(v, v, step, step + 1, (step + 2) % 4, (step + 3) % 4);
+// Lane k becomes lane k ^ step: the lanes meet each other in a tournament of steps halving.
+template <int step> LMC_INLINE Doubles swapped(const Doubles &v) {
+  return __builtin_shufflevector(v, v, 0 ^ step, 1 ^ step, 2 ^ step, 3 ^ step);
 }
-template <int step> LMC_INLINE Longs turned(const Longs &v) {
-  return __builtin_shufflevector(v, v, step, step + 1, (step + 2) % 4, (step + 3) % 4);
+template <int step> LMC_INLINE Longs swapped(const Longs &v) {
+  return __builtin_shufflevector(v, v, 0 ^ step, 1 ^ step, 2 ^ step, 3 ^ step);
 }
-template <int step> LMC_INLINE Floats turned(const Floats &v) {
-  return __builtin_shufflevector(v, v, step, step + 1, step + 2, step + 3, (step + 4) % 8,
-                                 (step + 5) % 8, (step + 6) % 8, (step + 7) % 8);
+template <int step> LMC_INLINE Floats swapped(const Floats &v) {
+  return __builtin_shufflevector(v, v, 0 ^ step, 1 ^ step, 2 ^ step, 3 ^ step, 4 ^ step, 5 ^ step,
+                                 6 ^ step, 7 ^ step);
 }
-template <int step> LMC_INLINE Ints turned(const Ints &v) {
-  return __builtin_shufflevector(v, v, step, step + 1, step + 2, step + 3, (step + 4) % 8,
-                                 (step + 5) % 8, (step + 6) % 8, (step + 7) % 8);
+template <int step> LMC_INLINE Ints swapped(const Ints &v) {
+  return __builtin_shufflevector(v, v, 0 ^ step, 1 ^ step, 2 ^ step, 3 ^ step, 4 ^ step, 5 ^ step,
+                                 6 ^ step, 7 ^ step);
 }
 
-// Every lane becomes the largest of them.
-template <class V> LMC_INLINE V largest_lane(V v) {
-  if constexpr (sizeof(v[0]) == 4) {
-    v = larger(v, turned<4>(v));
+// The largest that each lane has seen, and its place.
+template <class T> struct LaneTop {
+  Vector<T> first;
+  Places<T> place;
+
+  LMC_INLINE void see(const Vector<T> &x, const Places<T> &at) {
+    place = x > first ? at : place;
+    first = larger(x, first);
   }
-  v = larger(v, turned<2>(v));
-  return larger(v, turned<1>(v));
-}
 
-// The two largest of all that lanes have seen, each lane its own two, and where the largest is: of
-// several places the one with the largest number.
+  // Afterwards lane 0 knows of all lanes.
+  LMC_INLINE void gather() {
+    if constexpr (width<T> == 8) {
+      see(swapped<4>(first), swapped<4>(place));
+    }
+    see(swapped<2>(first), swapped<2>(place));
+    see(swapped<1>(first), swapped<1>(place));
+  }
+};
+
+// The two largest that each lane has seen, and the place of the largest.
 template <class T> struct LaneTopTwo {
   Vector<T> first, second;
   Places<T> place;
@@ -85,20 +95,18 @@ template <class T> struct LaneTopTwo {
     first = larger(x, first);
   }
 
-  LMC_INLINE void merge(const LaneTopTwo &other) {
-    second = larger(larger(second, other.second), smaller(first, other.first));
-    place = other.first > first ? other.place : place;
-    first = larger(first, other.first);
+  LMC_INLINE void merge(const Vector<T> &x, const Vector<T> &y, const Places<T> &at) {
+    second = larger(larger(second, y), smaller(first, x));
+    place = x > first ? at : place;
+    first = larger(first, x);
   }
 
-  LMC_INLINE void reduce(T &best, T &next, std::int64_t &index) const {
-    const Vector<T> top = largest_lane(first);
-    const Places<T> winner = largest_lane(first == top ? place : Places<T>{} - 1);
-    // All lanes but the winner's count with their first.
-    const Vector<T> rest = place == winner ? second : first;
-    best = top[0];
-    next = largest_lane(rest)[0];
-    index = winner[0];
+  LMC_INLINE void gather() {
+    if constexpr (width<T> == 8) {
+      merge(swapped<4>(first), swapped<4>(second), swapped<4>(place));
+    }
+    merge(swapped<2>(first), swapped<2>(second), swapped<2>(place));
+    merge(swapped<1>(first), swapped<1>(second), swapped<1>(place));
   }
 };
 

@@ -24,6 +24,12 @@ def solve_assignments(
     v: NDArray[np.float64] | None,
     margins: NDArray[np.float64] | None,
 ) -> tuple[int, int, int, int]: ...
+def solve_matrix(
+    matrix: NDArray[np.float32] | NDArray[np.float64],
+    maximize: bool,
+    threads: int,
+    cols_out: NDArray[np.int64],
+) -> bool: ...
 def cuda_device_count() -> int: ...
 
 class CudaModule:

@@ -1,8 +1,7 @@
 """What the assignment solver accepts as a cost matrix, read in place wherever its layout allows."""
 
 import os
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +12,7 @@ from lmc_fast.tensors import check_readable
 EXACT_INTEGERS = 2.0**53
 
 
-@dataclass(frozen=True, slots=True)
-class CostView:
+class CostView(NamedTuple):
     """A batch of matrices in memory: an address, and strides counted in elements."""
 
     owner: Any

@@ -17,6 +17,7 @@ __all__ = ["Assignment", "linear_sum_assignment", "solve_assignment"]
 
 _INFEASIBLE, _INVALID = 1, 2
 _NO_BATCH: tuple[int, ...] = ()
+_IN_PLACE = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +104,11 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
     >>> linear_sum_assignment([[4, 1, 3], [2, 0, 5], [3, 2, 2]])
     (array([0, 1, 2]), array([1, 0, 2]))
     """
+    if type(cost) is np.ndarray and cost.ndim == 2 and cost.dtype in _IN_PLACE:
+        cols = np.empty(len(cost), np.int64)
+        contiguous = cost.flags.c_contiguous
+        if contiguous and _core.solve_matrix(cost, bool(maximize), torch.get_num_threads(), cols):
+            return _pairs(cols, *cost.shape)
     placed = device.solve_if_placed_here(cost, maximize=bool(maximize))
     if placed is not None:
         _, solution, failure = placed
@@ -112,13 +118,7 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
         return torch.arange(cost.shape[-2], device=cost.device).expand_as(chosen).clone(), chosen
     view = view_cost("linear_sum_assignment", cost)
     cols, _ = _solve("linear_sum_assignment", view, maximize=bool(maximize))
-    if view.rows <= view.cols:
-        rows = np.arange(view.rows)
-        if view.batch_shape:
-            rows = np.broadcast_to(rows, cols.shape).copy()
-    else:
-        rows = np.nonzero(cols >= 0)[-1].reshape(*view.batch_shape, view.cols)
-        cols = np.take_along_axis(cols, rows, axis=-1)
+    rows, cols = _pairs(cols, view.rows, view.cols)
     return _like(view, rows), _like(view, cols)
 
 
@@ -211,6 +211,17 @@ def solve_assignment(
         list_visits=visits,
         augmentations=paths,
     )
+
+
+def _pairs(
+    cols: NDArray[np.int64], rows: int, width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column indices of the chosen pairs."""
+    if rows <= width:
+        ascending = np.arange(rows)
+        return ascending if cols.ndim == 1 else np.broadcast_to(ascending, cols.shape).copy(), cols
+    chosen = np.nonzero(cols >= 0)[-1].reshape(*cols.shape[:-1], width)
+    return chosen, np.take_along_axis(cols, chosen, axis=-1)
 
 
 def _solve(
