@@ -10,6 +10,7 @@ from lmc_fast import (
     PermutationSpec,
     SpecMismatchError,
     apply_permutation,
+    match,
     random_permutation,
 )
 from lmc_fast.symmetry import derive, example_inputs_for, prove_spec, remember
@@ -255,15 +256,46 @@ def test_the_cache_is_bounded(monkeypatch):
 
 
 def branching():
-    return Function(lambda m, x: m.a(x) if x.sum() > 0 else m.a(-x), a=nn.Linear(4, 3))
+    return Function(
+        lambda m, x: m.b(m.a(x) if x.sum() > 0 else m.a(-x)), a=nn.Linear(4, 6), b=nn.Linear(6, 3)
+    )
 
 
 def test_untraceable_models_are_explained():
-    with pytest.raises(SpecMismatchError, match=r"torch\.export.*strict=False"):
+    with pytest.raises(SpecMismatchError, match=r"torch\.export") as caught:
         PermutationSpec.from_model(branching(), VECTOR)
-    spec = PermutationSpec.from_model(branching(), VECTOR, strict=False)
+    message = str(caught.value)
+    assert "control flow or a number in it depends on the values" in message
+    assert "test_symmetry.py:" in message
+    assert "PermutationSpec.parse" in message
+    assert "strict=False" in message
+    assert "\n" not in message
+
+
+def test_the_ways_out_of_an_untraceable_model():
+    model = branching()
+    spec = PermutationSpec.from_model(model, VECTOR, strict=False)
     assert not spec.groups
     assert "torch.export" in spec.pinned[0].reason
+    by_hand = PermutationSpec.parse("a.weight: h 4\na.bias: h\nb.weight: 3 h", like=model)
+    assert prove_spec(by_hand, model, VECTOR).passed
+    moved, p = copy.deepcopy(model), random_permutation(by_hand, generator=torch.Generator())
+    moved.load_state_dict(apply_permutation(by_hand, p, model.state_dict()))
+    found = match(model, moved, spec=by_hand, example_inputs=VECTOR)
+    assert torch.equal(found.permutation["h"], p["h"].argsort())
+    assert "proven" in found.proof
+
+
+def test_an_axis_that_was_pinned_is_supplied_by_hand():
+    model = nn.Sequential(nn.Linear(4, 6), Function(lambda m, x: x.renorm(2, 0, 1.0)))
+    model.append(nn.Linear(6, 3))
+    spec = PermutationSpec.from_model(model, VECTOR)
+    assert not spec.groups
+    assert spec.pinned[0].operation == "aten.renorm"
+    lines = "h = 6\n0.weight: h 4\n0.bias: h\n2.weight: 3 h"
+    mended = PermutationSpec.parse(f"{spec}\n{lines}", like=model)
+    assert dict(mended.groups) == {"h": 6}
+    assert prove_spec(mended, model, VECTOR).passed
 
 
 def test_wrong_inputs_are_named():

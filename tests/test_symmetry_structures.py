@@ -6,7 +6,7 @@ import pytest
 import torch
 from lmc_fast import LmcWarning, PermutationSpec, register_rule
 from lmc_fast.nets import MLP, VGG16, resnet20
-from lmc_fast.symmetry import derive, prove_spec, remember
+from lmc_fast.symmetry import derive, prove_spec
 from lmc_fast.symmetry.rules import registry
 from symmetry_nets import Function, randn
 from torch import nn
@@ -365,15 +365,18 @@ def test_an_operation_without_a_rule_pins_with_its_name_and_line():
 
 def test_a_registered_rule_is_used(monkeypatch):
     monkeypatch.setattr(registry, "_RULES", registry.registered_rules())
+    model = Function(
+        lambda m, x: m.b(m.a(x).renorm(2, 0, 1.0)), a=nn.Linear(4, 6), b=nn.Linear(6, 2)
+    )
+    before = derived(model, randn(3, 4))
+    assert not before.groups
+    assert {pin.operation for pin in before.pinned} == {"aten.renorm"}
 
     @register_rule("aten.renorm")
     def renorm(op):
         op.reduce(op["self"], [1])
         return op["self"]
 
-    model = Function(
-        lambda m, x: m.b(m.a(x).renorm(2, 0, 1.0)), a=nn.Linear(4, 6), b=nn.Linear(6, 2)
-    )
     assert dict(derived(model, randn(3, 4)).groups) == {"a": 6}
 
 
@@ -416,7 +419,6 @@ def ungrouped(op):
 )
 def test_a_mutated_rule_is_caught_by_the_proof(monkeypatch, operation, mutant):
     monkeypatch.setattr(registry, "_RULES", {**registry.registered_rules(), operation: mutant})
-    monkeypatch.setattr(remember, "_RESULTS", type(remember._RESULTS)())
     model, inputs = image_net(), randn(2, 3, 6, 6)
     assert not prove_spec(derive.derive_unproven(model, inputs), model, inputs).passed
     with pytest.warns(LmcWarning, match="stay fixed"):
@@ -430,7 +432,6 @@ def test_a_removed_rule_pins_and_stays_proven(monkeypatch, operation):
     rules = registry.registered_rules()
     del rules[operation]
     monkeypatch.setattr(registry, "_RULES", rules)
-    monkeypatch.setattr(remember, "_RESULTS", type(remember._RESULTS)())
     model, inputs = image_net(), randn(2, 3, 6, 6)
     spec = derived(model, inputs)
     assert any(pin.operation == operation for pin in spec.pinned)

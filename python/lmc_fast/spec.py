@@ -134,7 +134,33 @@ class PermutationSpec:
         Raises
         ------
         SpecMismatchError
-            If the model cannot be traced; the message says which operation and the way out.
+            If the model cannot be traced; the message says why, where, and the way out.
+
+        Notes
+        -----
+        What an operation without a rule touches stays fixed, with a line in `pinned`. Register a
+        rule with `register_rule`, or supply the axes by hand: in the notation a later line of a
+        tensor replaces an earlier one.
+
+        Examples
+        --------
+        >>> import torch, lmc_fast
+        >>> class Renorm(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return x.renorm(2, 0, 1.0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 6), Renorm(), torch.nn.Linear(6, 3))
+        >>> x = torch.randn(2, 4)
+        >>> spec = PermutationSpec.from_model(net, x)
+        >>> spec.pinned[0].operation, dict(spec.groups)
+        ('aten.renorm', {})
+        >>> mended = PermutationSpec.parse(f'''{spec}
+        ...     h = 6
+        ...     0.weight: h 4
+        ...     0.bias: h
+        ...     2.weight: 3 h
+        ... ''', like=net)
+        >>> lmc_fast.prove_spec(mended, net, x).passed
+        True
         """
         from lmc_fast.symmetry import derive_spec
 

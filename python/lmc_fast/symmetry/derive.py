@@ -14,6 +14,7 @@ from lmc_fast.symmetry.architecture import architecture_key
 from lmc_fast.symmetry.proof import Proof, prove_spec
 from lmc_fast.symmetry.propagate import propagate
 from lmc_fast.symmetry.remember import remember
+from lmc_fast.symmetry.rules import registered_rules
 from lmc_fast.symmetry.spell import settle, spell
 from lmc_fast.symmetry.trace import trace
 
@@ -43,11 +44,12 @@ def derive_spec(model: nn.Module, example_inputs: Any, *, strict: bool = True) -
     Notes
     -----
     The result is remembered per architecture: types and simple attributes of the modules, names,
-    shapes and ties of the tensors, shapes and dtypes of the inputs.
+    shapes and ties of the tensors, shapes and dtypes of the inputs; and per set of rules.
     """
+    rules = frozenset(registered_rules().items())
     try:
         return remember(
-            architecture_key(model, example_inputs),
+            (architecture_key(model, example_inputs), rules),
             lambda: proven(derive_unproven(model, example_inputs), model, example_inputs),
         )
     except SpecMismatchError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from lmc_fast.errors import SpecMismatchError
 
@@ -81,11 +83,10 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
         try:
             program = torch.export.export(structural_copy(model).eval(), args, kwargs, strict=False)
         except Exception as error:
-            first = next((line for line in str(error).splitlines() if line.strip()), "")
             raise SpecMismatchError(
-                f"expected a model that torch.export can trace, {type(model).__name__} failed with "
-                f"{type(error).__name__}: {first.strip()}; check example_inputs, write the spec by "
-                "hand with PermutationSpec.parse, or pass strict=False to keep everything fixed"
+                f"expected a model that torch.export can trace, {type(model).__name__} is none: "
+                f"{_refusal(error)}; check example_inputs, write the spec by hand with "
+                "PermutationSpec.parse, or pass strict=False to keep everything fixed"
             ) from error
     state: dict[str, str] = {}
     constants: dict[str, Tensor] = {}
@@ -97,6 +98,21 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
             if isinstance(value, Tensor):
                 constants[spec.arg.name] = value
     return Trace(program.graph_module, state, constants)
+
+
+def _refusal(error: Exception) -> str:
+    """Say in one line why and where the model could not be traced."""
+    if isinstance(error, GuardOnDataDependentSymNode):
+        what = "its control flow or a number in it depends on the values of tensors"
+    else:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        what = f"{type(error).__name__}: {first.strip()}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
+    return what + (f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else "")
+
+
+def _is_users(path: str) -> bool:
+    return not any(part in path for part in ("/torch/", "/lmc_fast/symmetry/", "<"))
 
 
 def source_line(node: torch.fx.Node) -> str:

@@ -11,7 +11,7 @@ from lmc_fast.symmetry.rules import (
     reduction,
     shape,
 )
-from lmc_fast.symmetry.rules.registry import find_rule, register_rule
+from lmc_fast.symmetry.rules.registry import find_rule, register_rule, registered_rules
 
 __all__ = [
     "attention",
@@ -24,5 +24,6 @@ __all__ = [
     "recurrent",
     "reduction",
     "register_rule",
+    "registered_rules",
     "shape",
 ]

@@ -24,13 +24,29 @@ def register_rule(*names: str) -> Callable[[Rule], Rule]:
         A decorator for a function that takes an `Operation` and returns the `Value` of its
         result, or a list of them.
 
+    Notes
+    -----
+    A rule reads the axes of its arguments as `Value` and says with ``op.unify`` which move
+    together, with ``op.pin`` which stay, and with ``op.reduce`` along which the operation mixes. It
+    cannot make a derived spec wrong: what fails the proof stays fixed, with a warning.
+
     Examples
     --------
-    >>> from lmc_fast.symmetry import register_rule
-    >>> @register_rule("mylib.scale_channels")
-    ... def scale_channels(op):
-    ...     op.unify(op["x"].axes[1], op["scale"].axes[0])
-    ...     return op["x"]
+    A running sum orders the places along its axis; what stands at every place may move:
+
+    >>> import torch
+    >>> from lmc_fast import PermutationSpec, register_rule
+    >>> @register_rule("aten.logcumsumexp")
+    ... def running(op):
+    ...     op.pin([op["self"].axes[op["dim"]]], "its places are ordered")
+    ...     op.reduce(op["self"], [op["dim"]])
+    ...     return op["self"]
+    >>> class Running(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return x.logcumsumexp(1)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 6), Running(), torch.nn.Linear(6, 3))
+    >>> dict(PermutationSpec.from_model(net, torch.randn(2, 5, 4)).groups)
+    {'layer0': 6}
     """
 
     def register(rule: Rule) -> Rule:
