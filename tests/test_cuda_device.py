@@ -22,8 +22,11 @@ from lmc_fast import (
 )
 from lmc_fast._cuda import cross_correlation as kernels
 from lmc_fast._cuda import launcher, nvrtc
-from lmc_fast.nets import MLP, digits_resnet
+from lmc_fast.datasets import Dataset, make_moons
+from lmc_fast.nets import MLP, digits_resnet, resnet20
+from lmc_fast.recipe import Recipe
 from lmc_fast.statistics import update_moments
+from lmc_fast.training import train, train_population
 
 pytestmark = [
     pytest.mark.cuda,
@@ -46,6 +49,31 @@ def exact(x, y):
 
 
 SHAPES = [(1000, 3), (4099, 64), (3000, 130), (70, 48, 7, 7), (33, 16, 16, 16), (20000, 1000)]
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_networks_train_where_the_data_lies(augment):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 3, 16, 16, generator=generator)
+    data = Dataset(x, torch.arange(40) % 10, x[:8], torch.arange(8), "random images", 10)
+    recipe = Recipe("sgd", lr=0.01, epochs=2, batch_size=16, augment=augment)
+    net = resnet20(4, norm="layernorm")
+    here, there = (train(net, where, recipe, seed=0) for where in (data, data.to(DEVICE)))
+    for ours, theirs in zip(here.parameters(), there.parameters(), strict=True):
+        assert theirs.device == DEVICE
+        torch.testing.assert_close(theirs.cpu(), ours, rtol=1e-3, atol=1e-4)
+
+
+def test_populations_train_where_the_data_lies():
+    data = make_moons(64)
+    recipe = Recipe("adamw", lr=0.01, epochs=3, batch_size=16)
+    net = MLP((2, 8, 1), binary=True)
+    here, there = (
+        train_population(net, where, recipe, seeds=[0, 1]) for where in (data, data.to(DEVICE))
+    )
+    for ours, theirs in zip(here, there, strict=True):
+        for name, value in ours.items():
+            torch.testing.assert_close(theirs[name].cpu(), value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,9 +1,12 @@
 import gzip
 import io
 import pickle
+import shutil
 import struct
+import sys
 import tarfile
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +98,45 @@ def test_mnist_label_above_nine_is_refused(mnist: Path):
     path.write_bytes(gzip.compress(idx(np.full(30, 10))))
     with pytest.raises(DataFileError, match="labels 0 to 9"):
         load_mnist(mnist)
+
+
+class Torchvision(ModuleType):
+    """Stands in for torchvision: its MNIST and CIFAR10 write what `files` makes, or fail."""
+
+    def __init__(self, write) -> None:
+        super().__init__("torchvision")
+        self.datasets = SimpleNamespace(
+            MNIST=lambda root, download: write(Path(root)),
+            CIFAR10=lambda root, download: write(Path(root)),
+        )
+
+
+def test_missing_files_are_downloaded_by_torchvision(mnist: Path, tmp_path: Path, monkeypatch):
+    def write(root: Path) -> None:
+        shutil.copytree(mnist / "MNIST", root / "MNIST")
+
+    monkeypatch.setitem(sys.modules, "torchvision", Torchvision(write))
+    downloaded = load_mnist(tmp_path / "new", download=True)
+    assert torch.equal(downloaded.train_x, load_mnist(mnist).train_x)
+
+    def refuse(root: Path) -> None:
+        raise AssertionError("the files are there")
+
+    monkeypatch.setitem(sys.modules, "torchvision", Torchvision(refuse))
+    load_mnist(mnist, download=True)
+
+
+@pytest.mark.parametrize("load", [load_mnist, load_cifar10])
+def test_a_failed_download_is_one_line(load, tmp_path: Path, monkeypatch):
+    def fail(root: Path) -> None:
+        raise RuntimeError("no route to host")
+
+    monkeypatch.setitem(sys.modules, "torchvision", Torchvision(fail))
+    with pytest.raises(DataFileError, match=r"could not download \w+: no route to host"):
+        load(tmp_path, download=True)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(DataFileError, match="needs torchvision, which is not installed"):
+        load(tmp_path, download=True)
 
 
 def jpeg_archive(path: Path, *, size: int = 32) -> Path:

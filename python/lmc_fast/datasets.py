@@ -47,6 +47,16 @@ class Dataset:
     name: str
     classes: int
 
+    def to(self, device: str | torch.device) -> Dataset:
+        """Return the data set with all tensors on `device`."""
+        return replace(
+            self,
+            train_x=self.train_x.to(device),
+            train_y=self.train_y.to(device),
+            test_x=self.test_x.to(device),
+            test_y=self.test_y.to(device),
+        )
+
     def take(self, train: int | None = None, test: int | None = None) -> Dataset:
         """Return the first `train` and `test` examples; None keeps all."""
         return replace(

@@ -28,8 +28,9 @@ def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     rows = top + torch.arange(height)
     columns = left + torch.arange(width)
     columns = torch.where(mirror, columns.flip(1), columns)
-    example = torch.arange(batch).view(-1, 1, 1)
-    return padded[example, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+    places = (torch.arange(batch).view(-1, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1))
+    example, row, column = (place.to(images.device) for place in places)
+    return padded[example, :, row, column].permute(0, 3, 1, 2)
 
 
 def train(
@@ -45,6 +46,9 @@ def train(
     progress: bool = False,
 ) -> nn.Module:
     """Train a copy of `model` on the training half of `data` and return it in eval mode.
+
+    It trains on the device that holds the data, from the same initial weights and in the same
+    order on every device.
 
     Parameters
     ----------
@@ -70,12 +74,14 @@ def train(
         The training loss is no longer finite.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model).cpu()
     initialise(model, generator, init=recipe.init)
     if initial is not None:
         model.load_state_dict(dict(initial))
+    device = data.train_x.device
+    model.to(device)
     parameters = dict(model.named_parameters())
-    masked = [(parameters[name], mask) for name, mask in (masks or {}).items()]
+    masked = [(parameters[name], mask.to(device)) for name, mask in (masks or {}).items()]
     count, size = len(data.train_x), recipe.batch_size
     steps_per_epoch = -(-count // size)
     optimizer = make_optimizer(recipe, parameters.values())
@@ -101,7 +107,7 @@ def train(
         show=progress,
     ) as bar:
         for epoch in range(recipe.epochs):
-            order = torch.randperm(count, generator=generator)
+            order = torch.randperm(count, generator=generator).to(device)
             if epoch < first_epoch:
                 continue
             for index, start in enumerate(range(0, count, size)):
@@ -153,13 +159,15 @@ def train_population(
             "train the networks one by one"
         )
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    device = data.train_x.device
     states = []
     for generator in generators:
-        net = copy.deepcopy(model)
+        net = copy.deepcopy(model).cpu()
         initialise(net, generator, init=recipe.init)
         states.append({name: p.detach() for name, p in net.named_parameters()})
     stacked = {
-        name: torch.stack([state[name] for state in states]).requires_grad_() for name in states[0]
+        name: torch.stack([state[name] for state in states]).to(device).requires_grad_()
+        for name in states[0]
     }
     base = copy.deepcopy(model).train()
 
@@ -174,6 +182,7 @@ def train_population(
     with progress_bar(total=recipe.epochs, desc="train", unit="epoch", show=progress) as bar:
         for epoch in range(recipe.epochs):
             orders = torch.stack([torch.randperm(count, generator=g) for g in generators])
+            orders = orders.to(device)
             for index, start in enumerate(range(0, count, size)):
                 set_rates(optimizer, recipe, epoch * steps_per_epoch + index, steps_per_epoch)
                 chosen = orders[:, start : start + size]

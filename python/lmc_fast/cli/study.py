@@ -30,12 +30,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--out", type=Path, default=Path("studies"), help="folder for results (studies)"
     )
+    parser.add_argument(
+        "--device", help="where networks on CIFAR-10 train (cuda with --full where there is one)"
+    )
     parser.add_argument("--force", action="store_true", help="replace a stored result")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code."""
+    import torch
+
     from lmc_fast.studies import Context, run_study, studies, summary, table
 
     if args.summary is not None:
@@ -64,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         out=args.out,
         data_dir=args.data_dir,
+        device=args.device or ("cuda" if args.full and torch.cuda.is_available() else "cpu"),
         progress=True,
     )
     record = run_study(study, context, command=_command(args))

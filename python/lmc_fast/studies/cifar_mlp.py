@@ -31,7 +31,7 @@ def _run(context: Context) -> Result:
     data = context.cifar10(
         *context.choose(quick=(1000, 500), default=(10_000, 2000), full=(None, None))
     )
-    net = MLP((3072, width, width, width, 10), norm="layernorm")
+    net = MLP((3072, width, width, width, 10), norm="layernorm").to(context.device)
     spec = mlp_spec(net)
     rows, zoo = [], []
     for group, (name, rate) in enumerate(LEARNING_RATES.items()):

@@ -32,6 +32,16 @@ PUBLISHED_RESNET = {
     16: {"ends": 0.935, "aligned": 0.127, "aligned + statistics reset": 0.676},
     64: {"ends": 0.961, "aligned": 0.348, "aligned + statistics reset": 0.921},
 }
+RESNET_RECIPE = Recipe(
+    "sgd",
+    lr=0.1,
+    momentum=0.9,
+    weight_decay=5e-4,
+    epochs=200,
+    batch_size=128,
+    schedule="cosine",
+    augment=True,
+)
 CALIBRATION = 10_000
 BATCHNORM: dict[str, Norm] = dict(zip(CASES, ("keep", "keep", "reset"), strict=True))
 PLAIN: dict[str, Norm] = dict(zip(CASES, ("keep", "keep", "repair"), strict=True))
@@ -105,23 +115,13 @@ def _mlps(context: Context, depths: list[int], norm: str | None) -> dict[int, di
 
 def _resnets(context: Context, widths: list[int]) -> dict[int, dict[str, float]]:
     data = context.cifar10()
-    recipe = Recipe(
-        "sgd",
-        lr=0.1,
-        momentum=0.9,
-        weight_decay=5e-4,
-        epochs=200,
-        batch_size=128,
-        schedule="cosine",
-        augment=True,
-    )
     return {
         width: _midpoints(
             context,
             f"depth-repair/resnet-w{width}",
-            resnet20(width),
+            resnet20(width).to(context.device),
             data,
-            recipe,
+            RESNET_RECIPE,
             {"aligned": "keep", "aligned + statistics reset": "reset"},
         )
         for width in widths

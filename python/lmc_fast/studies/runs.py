@@ -19,7 +19,7 @@ SOURCE = "Sharma, Kwok, Denton, Roy, Rolnick, Dziugaite, arXiv 2404.06498"
 def setting(context: Context) -> tuple[nn.Module, PermutationSpec, Dataset, Recipe]:
     """Return architecture, spec, data and recipe: the paper's VGG-16 at full scale."""
     if context.scale == "full":
-        net = VGG16(64, norm="layernorm")
+        net = VGG16(64, norm="layernorm").to(context.device)
         data = context.cifar10()
         recipe = Recipe(
             "sgd",

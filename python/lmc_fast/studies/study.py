@@ -95,6 +95,8 @@ class Context:
     seed: int
     out: Path
     data_dir: Path | None = None
+    device: str = "cpu"
+    """Where CIFAR-10 lies, and so where the networks on it train and are evaluated."""
     progress: bool = False
     """Whether parts and long loops report on stderr: bars on a terminal, lines elsewhere."""
     spent: list[float] = field(default_factory=list)
@@ -118,7 +120,7 @@ class Context:
         path = folder / f"{key}-{digest}.pt"
         if path.is_file():
             try:
-                stored = torch.load(path, weights_only=True)
+                stored = torch.load(path, map_location=self.device, weights_only=True)
                 self.spent.append(stored["seconds"])
                 self._say(f"{key}: read back")
                 return stored["value"]  # type: ignore[no-any-return]
@@ -146,7 +148,7 @@ class Context:
     def cifar10(self, train: int | None = None, test: int | None = None) -> Dataset:
         """CIFAR-10 from the data directory, downloaded into it where the network allows."""
         folder = self._data_dir("cifar10-jpeg.tar.xz or cifar-10-batches-py/")
-        return load_cifar10(folder, train=train, test=test, download=True)
+        return load_cifar10(folder, train=train, test=test, download=True).to(self.device)
 
     def _data_dir(self, content: str) -> Path:
         if self.data_dir is None:
@@ -172,6 +174,7 @@ def run_study(study: Study, context: Context, *, command: str) -> dict[str, Any]
             "environment": {
                 "cpu": _cpu(),
                 "threads": torch.get_num_threads(),
+                "device": context.device,
                 "python": platform.python_version(),
                 "torch": str(torch.__version__),
             },
