@@ -14,7 +14,7 @@ import torch
 from lmc_fast import PermutationSpec, match
 from lmc_fast.checkpoints import load_state_dict, save_state_dict
 from lmc_fast.datasets import Dataset, load_digits
-from lmc_fast.matching.weights import arrange, weight_objective
+from lmc_fast.matching.objective import arrange, weight_objective
 from lmc_fast.nets import ResNet, resnet20
 from lmc_fast.recipe import Recipe
 from lmc_fast.training import train

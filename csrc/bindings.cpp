@@ -1,5 +1,6 @@
 // The only file that knows Python. Shapes and values are checked in the Python layer above.
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <optional>
@@ -8,6 +9,7 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
@@ -16,6 +18,7 @@
 #include "cross_entropy_cpu.hpp"
 #include "cuda_driver.hpp"
 #include "parallel.hpp"
+#include "similarity_cpu.hpp"
 #include "version.hpp"
 
 namespace nb = nanobind;
@@ -230,6 +233,52 @@ void cross_entropy(const Array<const float> &logits, const Array<const std::int3
                      sums.data(), threads);
 }
 
+// Strides of (unit, row, k), in numbers.
+using Strides = std::array<std::int64_t, 3>;
+
+template <class T> lmc::UnitRows<T> unit_rows(std::uintptr_t address, const Strides &strides) {
+  return {reinterpret_cast<const T *>(address), strides[0], strides[1], strides[2]};
+}
+
+template <class T>
+void add_products(std::uintptr_t a, const Strides &a_strides, std::uintptr_t b,
+                  const Strides &b_strides, std::int64_t rows, std::int64_t block,
+                  const Optional<const std::int64_t> &rows_a,
+                  const Optional<const std::int64_t> &rows_b,
+                  const Optional<const std::int64_t> &rows_last, const Array<T> &similarity,
+                  int instruction_set, int threads) {
+  const nb::gil_scoped_release release;
+  lmc::add_products<T>({unit_rows<T>(a, a_strides), unit_rows<T>(b, b_strides),
+                        static_cast<std::int64_t>(similarity.shape(0)), rows, block,
+                        rows_a ? rows_a->data() : nullptr, rows_b ? rows_b->data() : nullptr,
+                        rows_last ? rows_last->data() : nullptr},
+                       similarity.data(), instruction_set, threads);
+}
+
+// a and b (rows, columns, block), sums (rows).
+template <class T>
+void row_inner_products(const Array<const T> &a, const Array<const T> &b,
+                        const Optional<const std::int64_t> &row_index,
+                        const Optional<const std::int64_t> &column_index, const Array<double> &sums,
+                        int threads) {
+  const nb::gil_scoped_release release;
+  lmc::row_inner_products(a.data(), b.data(), static_cast<std::int64_t>(a.shape(0)),
+                          static_cast<std::int64_t>(a.shape(1)),
+                          static_cast<std::int64_t>(a.shape(2)),
+                          row_index ? row_index->data() : nullptr,
+                          column_index ? column_index->data() : nullptr, sums.data(), threads);
+}
+
+template <class T> void bind_similarity(nb::module_ &m) {
+  m.def("add_products", &add_products<T>, nb::arg("a"), nb::arg("a_strides"), nb::arg("b"),
+        nb::arg("b_strides"), nb::arg("rows"), nb::arg("block"), nb::arg("rows_a").none(),
+        nb::arg("rows_b").none(), nb::arg("rows_last").none(), nb::arg("similarity").noconvert(),
+        nb::arg("instruction_set"), nb::arg("threads"));
+  m.def("row_inner_products", &row_inner_products<T>, nb::arg("a").noconvert(),
+        nb::arg("b").noconvert(), nb::arg("row_index").none(), nb::arg("column_index").none(),
+        nb::arg("sums").noconvert(), nb::arg("threads"));
+}
+
 } // namespace
 
 NB_MODULE(_core, m) {
@@ -244,6 +293,9 @@ NB_MODULE(_core, m) {
   m.def("solve_matrix", &solve_matrix, nb::arg("matrix").noconvert(), nb::arg("maximize"),
         nb::arg("threads"), nb::arg("cols_out").noconvert());
   bind_cuda(m);
+  m.attr("best_instruction_set") = lmc::best_instruction_set();
+  bind_similarity<float>(m);
+  bind_similarity<double>(m);
   m.def("cross_entropy", &cross_entropy, nb::arg("logits").noconvert(),
         nb::arg("labels").noconvert(), nb::arg("loss").noconvert(), nb::arg("wrong").noconvert(),
         nb::arg("sums").noconvert(), nb::arg("threads"));

@@ -12,7 +12,7 @@ from lmc_fast import (
     random_permutation,
 )
 from lmc_fast.matching import Matching, match
-from lmc_fast.matching.weights import arrange, weight_objective
+from lmc_fast.matching.objective import arrange, weight_objective
 
 SPECS = {
     "mlp": "h1 = 12\nh2 = 9\nw1: h1 5\nb1: h1\nw2: h2 h1\nb2: h2\nw3: 3 h2",

@@ -78,3 +78,28 @@ def mixed_relu_linear(
     out: NDArray[np.float32],
     threads: int,
 ) -> None: ...
+
+best_instruction_set: int
+
+def add_products(
+    a: int,
+    a_strides: tuple[int, ...],
+    b: int,
+    b_strides: tuple[int, ...],
+    rows: int,
+    block: int,
+    rows_a: NDArray[np.int64] | None,
+    rows_b: NDArray[np.int64] | None,
+    rows_last: NDArray[np.int64] | None,
+    similarity: NDArray[np.floating],
+    instruction_set: int,
+    threads: int,
+) -> None: ...
+def row_inner_products(
+    a: NDArray[np.floating],
+    b: NDArray[np.floating],
+    row_index: NDArray[np.int64] | None,
+    column_index: NDArray[np.int64] | None,
+    sums: NDArray[np.float64],
+    threads: int,
+) -> None: ...

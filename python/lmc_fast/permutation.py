@@ -149,8 +149,13 @@ def axis_index(
     The index is 1-D where it depends on nothing else. Where its groups are nested in groups of
     other axes it has one dimension per axis of the tensor and broadcasts against the others.
     """
+    segments = terms[axis].segments
+    if len(segments) == 1 and len(segments[0]) == 1:
+        name = segments[0][0]
+        if isinstance(name, str) and name not in spec.parents:
+            return permutation[name]
     pieces, offset = [], 0
-    for segment in terms[axis].segments:
+    for segment in segments:
         piece = _segment_index(spec, terms, axis, segment, permutation)
         pieces.append(piece + offset)
         offset += math.prod(spec.factor_sizes(segment))

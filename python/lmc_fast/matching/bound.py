@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from lmc_fast.assignment import solve_assignment
-from lmc_fast.matching.places import Unfolded
-from lmc_fast.matching.weights import WeightProblem
+from lmc_fast.matching.objective import WeightProblem
+from lmc_fast.matching.places import Unfolded, row_inner_products
 
 
 def objective_bound(problem: WeightProblem) -> float:
-    """Return a number no permutation's objective exceeds.
+    """Return a number no permutation's objective exceeds; not finite where a weight is not.
 
     Every tensor is bounded through one of its groups. Where nothing else moves it, its similarity
     matrix is known: for a vector the rearrangement inequality gives the maximum, for the others
@@ -29,7 +32,11 @@ def objective_bound(problem: WeightProblem) -> float:
         for entry in entries:
             name, axis = entry.place.tensor, entry.place.axis
             whole = len(problem.spec.tensors[name][axis].segments) == 1
-            if whole and (name not in chosen or (bool(chosen[name].movers) and not entry.movers)):
+            # The first axis' units are contiguous in memory.
+            rank = (bool(entry.movers), axis)
+            if whole and (
+                name not in chosen or rank < (bool(chosen[name].movers), chosen[name].place.axis)
+            ):
                 chosen[name] = entry
     total = 0.0
     exact: dict[str, list[Unfolded]] = {}
@@ -38,16 +45,18 @@ def objective_bound(problem: WeightProblem) -> float:
         if place is None:
             total += a.double().norm().item() * problem.b[name].double().norm().item()
         elif place.movers:
-            total += _paired(_norms(place, place.a), _norms(place, place.b))
+            total += _paired(_norms(place.a), _norms(place.b))
         elif a.ndim == 1:
             total += _paired(a.double(), problem.b[name].double())
         else:
             exact.setdefault(place.place.group, []).append(place)
     for known in exact.values():
-        similarity = torch.zeros(known[0].units, known[0].units, dtype=torch.float64)
-        for entry in known:
-            left, right = entry.products(entry.a, entry.b)
-            similarity += (left.double() @ right.double()).cpu()
+        doubled = [replace(e, a=e.a.double(), b=e.b.double()) for e in known]
+        similarity = doubled[0].new_similarity()
+        for entry in doubled:
+            entry.add_products(similarity)
+        if not similarity.isfinite().all():
+            return math.nan
         assignment = solve_assignment(similarity, maximize=True)
         total += assignment.objective + assignment.gap
     return total
@@ -57,8 +66,8 @@ def _paired(a: Tensor, b: Tensor) -> float:
     return torch.dot(a.sort().values, b.sort().values).item()
 
 
-def _norms(entry: Unfolded, tensor: Tensor) -> Tensor:
+def _norms(tensor: Tensor) -> Tensor:
     """Length of every unit's weights; the slack covers their rounding to the dtype."""
-    rows = tensor.flatten(0, 1).T if entry.units_last else tensor.flatten(1)
-    norms: Tensor = torch.linalg.vecdot(rows, rows).double().sqrt()
-    return norms * (1 + rows.shape[1] * torch.finfo(tensor.dtype).eps)
+    rows = tensor.contiguous()
+    slack = tensor[0].numel() * torch.finfo(tensor.dtype).eps
+    return row_inner_products(rows, rows).sqrt() * (1 + slack)

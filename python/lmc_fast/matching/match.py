@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from lmc_fast.matching.activations import (
 )
 from lmc_fast.matching.bound import objective_bound
 from lmc_fast.matching.inputs import SpecLike, check_alike, resolve_spec, tensors_in_objective
+from lmc_fast.matching.objective import arrange
 from lmc_fast.matching.quality import (
     group_statistics,
     inner_statistics,
@@ -26,7 +28,7 @@ from lmc_fast.matching.quality import (
 )
 from lmc_fast.matching.result import Matching
 from lmc_fast.matching.structured import value_of
-from lmc_fast.matching.weights import arrange, descend
+from lmc_fast.matching.weights import descend
 from lmc_fast.permutation import (
     Permutation,
     check_permutation,
@@ -180,13 +182,10 @@ def _by_weights(
     proof: str,
     options: _RunOptions,
 ) -> Matching:
-    for name in counted:
-        for which, state in (("A", state_a), ("B", state_b)):
-            if not torch.isfinite(state[name].sum()) and not state[name].isfinite().all():
-                raise ValueError(
-                    f"weights of {which}: expected finite numbers, got some not in {name}"
-                )
     problem = arrange(spec, state_a, state_b, counted)
+    bound = objective_bound(problem)
+    suspects = [n for n in counted if n not in problem.a] if math.isfinite(bound) else counted
+    _check_finite(suspects, state_a, state_b)
     runs = []
     for restart in range(options.restarts):
         initial = start
@@ -209,7 +208,7 @@ def _by_weights(
         history=best.history,
         sweeps=len(best.history) - 1,
         converged=best.converged,
-        bound=max(objective_bound(problem), best.objective),
+        bound=max(bound, best.objective),
         spec=spec,
         method="weights",
         metric="inner",
@@ -221,6 +220,17 @@ def _by_weights(
         restarts=tuple(run.objective for run in runs),
         proof=proof,
     )
+
+
+def _check_finite(
+    counted: Sequence[str], state_a: Mapping[str, Tensor], state_b: Mapping[str, Tensor]
+) -> None:
+    for name in counted:
+        for which, state in (("A", state_a), ("B", state_b)):
+            if not state[name].isfinite().all():
+                raise ValueError(
+                    f"weights of {which}: expected finite numbers, got some not in {name}"
+                )
 
 
 def _by_activations(

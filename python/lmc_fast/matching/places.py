@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+import lmc_fast._core as _core
 from lmc_fast.permutation import axis_index, gather
 from lmc_fast.spec import PermutationSpec
 
@@ -31,11 +34,8 @@ class Unfolded:
     ----------
     place : Place
         Which factor the units are.
-    a, b : Tensor
-        Shape (units, rows, block) or, with `units_last`, (rows, block, units): the rows are what
-        other groups move, the block is fixed.
-    units_last : bool
-        Which of the two; the first needs no copy where the units are the tensor's first axis.
+    a, b : Tensor, shape (units, rows, block)
+        The rows are what other groups move, the block is fixed. Views where strides allow.
     movers : tuple of str
         Groups that move the rows.
     """
@@ -43,23 +43,67 @@ class Unfolded:
     place: Place
     a: Tensor
     b: Tensor
-    units_last: bool
     movers: tuple[str, ...]
 
     @property
     def units(self) -> int:
         """Number of units."""
-        return self.a.shape[-1 if self.units_last else 0]
+        return len(self.a)
 
-    def select(self, tensor: Tensor, rows: Tensor) -> Tensor:
-        """Gather rows of `a` or `b`."""
-        return tensor.index_select(0 if self.units_last else 1, rows)
+    def new_similarity(self) -> Tensor:
+        """Return zeros of shape (units, units).
 
-    def products(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the two matrices whose product is the (units, units) similarity of `a` and `b`."""
-        if self.units_last:
-            return a.flatten(0, 1).T, b.flatten(0, 1)
-        return a.flatten(1), b.flatten(1).T
+        On the CPU without torch's worker threads: they spin for milliseconds after each large
+        operation, in the way of the threads of `add_products`.
+        """
+        if self.a.device.type == "cpu":
+            return torch.from_numpy(np.zeros((self.units, self.units), self.a.numpy().dtype))
+        return self.a.new_zeros(self.units, self.units)
+
+    def add_products(
+        self,
+        similarity: Tensor,
+        *,
+        a_rows: Tensor | None = None,
+        b_rows: Tensor | None = None,
+        last: Tensor | None = None,
+    ) -> None:
+        """Add the sum over rows r of ``<a[i, a_rows[r]], b[j, b_rows[r]] - b[j, last[r]]>``.
+
+        Parameters
+        ----------
+        similarity : Tensor, shape (units, units)
+            Contiguous, changed in place, of the dtype of `a` and `b`.
+        a_rows, b_rows, last : Tensor, shape (r,), optional
+            int64 rows; all of them in order, and nothing subtracted, by default.
+
+        Notes
+        -----
+        O(units^2 x r x block). On the CPU rows are gathered while the product packs its operands,
+        and the result does not depend on the number of threads.
+        """
+        if similarity.device.type == "cpu":
+            rows = self.a.shape[1] if a_rows is None else len(a_rows)
+            _core.add_products(
+                self.a.data_ptr(),
+                self.a.stride(),
+                self.b.data_ptr(),
+                self.b.stride(),
+                rows,
+                self.a.shape[2],
+                None if a_rows is None else a_rows.numpy(),
+                None if b_rows is None else b_rows.contiguous().numpy(),
+                None if last is None else last.numpy(),
+                similarity.numpy(),
+                _core.best_instruction_set,
+                torch.get_num_threads(),
+            )
+            return
+        a = self.a if a_rows is None else self.a.index_select(1, a_rows)
+        b = self.b if b_rows is None else self.b.index_select(1, b_rows)
+        if last is not None:
+            b = b - self.b.index_select(1, last)
+        similarity.addmm_(a.flatten(1), b.flatten(1).T)
 
 
 def places_of(spec: PermutationSpec, tensors: Sequence[str]) -> tuple[Place, ...]:
@@ -82,19 +126,20 @@ def unfold(spec: PermutationSpec, place: Place, a: Tensor, b: Tensor) -> Unfolde
     moving = [dim for dim, groups in rest if groups]
     fixed = [dim for dim, groups in rest if not groups]
     unit = place.axis + place.factor
-    units_last = unit > 0
-    order = [*moving, *fixed, unit] if units_last else [unit, *moving, *fixed]
     start = sum(_length(spec, s) for s in terms[place.axis].segments[: place.segment])
 
     def arranged(tensor: Tensor) -> Tensor:
-        part = tensor.narrow(place.axis, start, _length(spec, segment))
-        part = torch.unflatten(part, place.axis, spec.factor_sizes(segment))
-        rows = torch.Size(part.shape[dim] for dim in moving).numel()
-        n = part.shape[unit]
-        return part.permute(order).reshape((rows, -1, n) if units_last else (n, rows, -1))
+        part = tensor
+        if len(terms[place.axis].segments) > 1:
+            part = part.narrow(place.axis, start, _length(spec, segment))
+        if len(segment) > 1:
+            part = torch.unflatten(part, place.axis, spec.factor_sizes(segment))
+        rows = math.prod(part.shape[dim] for dim in moving)
+        ordered = part.permute(unit, *moving, *fixed)
+        return ordered.reshape(part.shape[unit], rows, -1)
 
     movers = dict.fromkeys(group for _, groups in rest for group in groups)
-    return Unfolded(place, arranged(a), arranged(b), units_last, tuple(movers))
+    return Unfolded(place, arranged(a), arranged(b), tuple(movers))
 
 
 def row_index(
@@ -172,3 +217,38 @@ def _rest(spec: PermutationSpec, place: Place) -> list[tuple[int, tuple[str, ...
 
 def _length(spec: PermutationSpec, segment: Sequence[int | str | None]) -> int:
     return torch.Size(spec.factor_sizes(segment)).numel()
+
+
+def row_inner_products(
+    a: Tensor, b: Tensor, rows: Tensor | None = None, columns: Tensor | None = None
+) -> Tensor:
+    """Return ``<a[r], b[rows[r]][columns]>`` for every r; all in order without an index.
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (r, c, ...)
+        Contiguous, of one dtype, float32 or float64.
+    rows, columns : Tensor, shapes (r,) and (c,), optional
+        int64 positions of `b` along its first two axes.
+
+    Returns
+    -------
+    Tensor, shape (r,)
+        float64; runs of at most 1024 products are summed in the dtype of `a` on the CPU.
+    """
+    if a.device.type != "cpu":
+        b = b if rows is None else b.index_select(0, rows)
+        b = b if columns is None else b.index_select(1, columns)
+        sums: Tensor = torch.linalg.vecdot(a.reshape(len(a), -1), b.reshape(len(b), -1))
+        return sums.double()
+    shape = (len(a), a.shape[1] if a.ndim > 1 else 1, -1)
+    out = np.empty(len(a))
+    _core.row_inner_products(
+        a.reshape(shape).numpy(),
+        b.reshape(shape).numpy(),
+        None if rows is None else rows.contiguous().numpy(),
+        None if columns is None else columns.contiguous().numpy(),
+        out,
+        torch.get_num_threads(),
+    )
+    return torch.from_numpy(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,37 +9,14 @@ from torch import Tensor
 
 from lmc_fast.assignment import Assignment, solve_assignment
 from lmc_fast.matching.families import weight_pieces
-from lmc_fast.matching.places import Unfolded, places_of, row_index, unfold
+from lmc_fast.matching.objective import WeightProblem, weight_objective
+from lmc_fast.matching.places import row_index
 from lmc_fast.matching.structured import families_of, moved_by, solve_structured
-from lmc_fast.permutation import Permutation, gather
+from lmc_fast.permutation import Permutation
 from lmc_fast.progress import progress_bar
-from lmc_fast.spec import PermutationSpec
 
 MAX_CYCLES = 64
 """Cycles of a refused step that are tried one by one, longest gain first."""
-
-
-@dataclass(frozen=True)
-class WeightProblem:
-    """The weights of A and B arranged for coordinate descent.
-
-    Attributes
-    ----------
-    spec : PermutationSpec
-        The groups.
-    a, b : dict[str, Tensor]
-        The tensors in the objective, in one float dtype.
-    unfolded : dict[str, tuple of Unfolded]
-        For every group, every place where it moves a tensor.
-    quadratic : frozenset of str
-        Groups that move one tensor in several places: their assignment is a linearisation.
-    """
-
-    spec: PermutationSpec
-    a: dict[str, Tensor]
-    b: dict[str, Tensor]
-    unfolded: dict[str, tuple[Unfolded, ...]]
-    quadratic: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -54,7 +30,8 @@ class WeightRun:
     objective : float
         ``sum_t <A_t, P(B_t)>`` over the tensors of the problem, in float64.
     history : tuple of float
-        Objective before the first sweep and after each.
+        Objective before the first sweep and after each: the last exact, the others less the gains
+        of the sweeps in between.
     converged : bool
         Whether the last sweep changed nothing.
     assignments : dict[str, Assignment]
@@ -70,46 +47,6 @@ class WeightRun:
     assignments: dict[str, Assignment]
     identity: dict[str, float]
     matched: dict[str, float]
-
-
-def arrange(
-    spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], tensors: Sequence[str]
-) -> WeightProblem:
-    """Unfold the tensors of the objective once for any number of runs."""
-    moved = [name for name in tensors if not all(t.is_fixed for t in spec.tensors[name])]
-    dtype = torch.float32
-    for name in moved:
-        dtype = torch.promote_types(dtype, torch.promote_types(a[name].dtype, b[name].dtype))
-    weights_a = {name: a[name].detach().to(dtype) for name in moved}
-    weights_b = {name: b[name].detach().to(dtype) for name in moved}
-    unfolded: dict[str, list[Unfolded]] = {name: [] for name in spec.groups}
-    for place in places_of(spec, moved):
-        name = place.tensor
-        unfolded[place.group].append(unfold(spec, place, weights_a[name], weights_b[name]))
-    quadratic = frozenset(
-        group
-        for group, entries in unfolded.items()
-        if len({u.place.tensor for u in entries}) < len(entries)
-    )
-    return WeightProblem(
-        spec, weights_a, weights_b, {g: tuple(e) for g, e in unfolded.items() if e}, quadratic
-    )
-
-
-def weight_objective(
-    problem: WeightProblem, permutation: Permutation, tensors: Sequence[str] | None = None
-) -> float:
-    """Return ``sum_t <A_t, P(B_t)>``: row by row in the dtype of the weights, then in float64."""
-    total = torch.zeros((), dtype=torch.float64)
-    moving = {g for g, p in permutation.items() if not torch.equal(p, p.sort(dim=-1).values)}
-    for name in problem.a if tensors is None else tensors:
-        a, moved = problem.a[name], problem.b[name]
-        terms = problem.spec.tensors[name]
-        if any(not moving.isdisjoint(term.groups) for term in terms):
-            moved = gather(problem.spec, terms, permutation, moved)
-        rows = torch.linalg.vecdot(a.reshape(len(a), -1), moved.reshape(len(a), -1))
-        total += rows.sum(dtype=torch.float64).cpu()
-    return total.item()
 
 
 def descend(
@@ -136,28 +73,30 @@ def descend(
     }
     moves = dict.fromkeys(problem.spec.groups, 0)
     solved_at: dict[str, tuple[int, ...]] = {}
-    history = [weight_objective(problem, permutation)]
+    gains: list[float] = []
     converged = False
     for _ in progress_bar(range(max_sweeps), desc="sweeps", show=progress, leave=False):
         changed = False
         for g in torch.randperm(len(groups), generator=generator).tolist():
             name = groups[g]
-            seen = tuple(moves[m] for m in states[name].movers)
+            state = states[name]
+            seen = tuple(moves[m] for m in state.movers)
             if solved_at.get(name) == seen:
                 continue
-            if states[name].step(permutation):
+            if state.step(permutation):
                 for member in (name, *families.get(name, ())):
                     moves[member] += 1
                 changed = True
             solved_at[name] = seen
-        history.append(history[-1] + sum(state.take_gain() for state in states.values()))
+        gains.append(sum(state.take_gain() for state in states.values()))
         if not changed:
             converged = True
             break
+    objective = weight_objective(problem, permutation)
     return WeightRun(
         permutation,
-        weight_objective(problem, permutation),
-        tuple(history),
+        objective,
+        tuple(objective - sum(gains[sweep:]) for sweep in range(len(gains) + 1)),
         converged,
         {name: state.assignment for name, state in states.items() if state.assignment},
         {name: state.identity for name, state in states.items()},
@@ -174,7 +113,8 @@ class _GroupState:
         self.entries = problem.unfolded[group]
         self.movers = tuple(dict.fromkeys(m for u in self.entries for m in u.movers))
         self.tensors = tuple(dict.fromkeys(u.place.tensor for u in self.entries))
-        self.rows: dict[int, Tensor] = {}
+        self.sources: dict[int, tuple[Tensor, ...]] = {}
+        self.rows: dict[int, Tensor | None] = {}
         self.similarity: Tensor | None = None
         self.assignment: Assignment | None = None
         self.identity = 0.0
@@ -215,22 +155,26 @@ class _GroupState:
 
     def _refresh(self, permutation: Permutation) -> Tensor:
         """Multiply the rows that moved since the last call into the similarity matrix."""
+        if self.similarity is None:
+            self.similarity = self.entries[0].new_similarity()
         for i, entry in enumerate(self.entries):
+            sources = tuple(permutation[m] for m in entry.movers)
+            if i in self.sources and all(
+                new is old for new, old in zip(sources, self.sources[i], strict=True)
+            ):
+                continue
             rows = row_index(self.problem.spec, entry.place, permutation)
             last = self.rows.get(i)
-            if self.similarity is None:
-                self.similarity = entry.a.new_zeros(entry.units, entry.units)
-            if last is None:
-                a, b = entry.a, entry.b if rows is None else entry.select(entry.b, rows)
-            elif rows is None or not len(moved := (rows != last).nonzero().squeeze(1)):
-                continue
+            if rows is None or last is None:
+                entry.add_products(self.similarity, b_rows=rows)
             else:
-                a = entry.a if len(moved) == len(rows) else entry.select(entry.a, moved)
-                b = entry.select(entry.b, rows[moved]) - entry.select(entry.b, last[moved])
-            self.similarity.addmm_(*entry.products(a, b))
-            self.rows[i] = torch.empty(0) if rows is None else rows
-        if self.similarity is None:
-            raise ValueError(f"group {self.group!r}: expected at least one tensor, got none")
+                moved = torch.ne(rows, last).nonzero().squeeze(1)
+                if len(moved) < len(rows):
+                    a_rows, b_rows, last = moved, rows[moved], last[moved]
+                else:
+                    a_rows, b_rows = None, rows
+                entry.add_products(self.similarity, a_rows=a_rows, b_rows=b_rows, last=last)
+            self.sources[i], self.rows[i] = sources, rows
         return self.similarity
 
     def _step_quadratic(self, permutation: Permutation, target: Tensor, gains: Tensor) -> bool:

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+
+namespace lmc {
+
+// A tensor arranged around its units: element (unit, row, k) lies at
+// data[unit * unit_stride + row * row_stride + k * block_stride].
+template <class T> struct UnitRows {
+  const T *data;
+  std::int64_t unit_stride;
+  std::int64_t row_stride;
+  std::int64_t block_stride;
+};
+
+// similarity(i, j) += sum over t < rows, k < block of
+//   a(i, rows_a[t], k) * (b(j, rows_b[t], k) - b(j, rows_last[t], k)).
+// Null rows_a or rows_b stand for 0, 1, 2, ...; with rows_last null nothing is subtracted.
+template <class T> struct ProductSum {
+  UnitRows<T> a;
+  UnitRows<T> b;
+  std::int64_t units;
+  std::int64_t rows;
+  std::int64_t block;
+  const std::int64_t *rows_a;
+  const std::int64_t *rows_b;
+  const std::int64_t *rows_last;
+};
+
+// Instruction sets of the product kernel, from the baseline up.
+inline constexpr int instruction_sets = 3;
+
+// The best instruction set this processor runs, counted from 0.
+int best_instruction_set();
+
+// Adds to a (units, units) row-major matrix. An element is summed in one order whatever the number
+// of threads; instruction sets differ in rounding.
+template <class T>
+void add_products(const ProductSum<T> &sum, T *similarity, int instruction_set, int threads);
+
+// sums[r] = sum over c, k of a[r][c][k] * b[rows[r]][columns[c]][k]; a null index stands for
+// 0, 1, 2, ... Runs of at most 1024 products are summed in T, the runs in float64 in one order.
+template <class T>
+void row_inner_products(const T *a, const T *b, std::int64_t rows, std::int64_t columns,
+                        std::int64_t block, const std::int64_t *row_index,
+                        const std::int64_t *column_index, double *sums, int threads);
+
+} // namespace lmc
