@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "assignment_solver.hpp"
@@ -218,25 +219,18 @@ private:
       leave(i);
     }
     free_class_rows_.clear();
+    // At equal prices columns without holder go first.
     by_price_.resize(n_);
     for (std::int64_t j = 0; j < n_; ++j) {
-      by_price_[j] = j;
+      by_price_[j] = {matching_.price[j], matching_.row_of[j] < 0 ? j - n_ : j};
     }
-    // At equal prices columns without holder go first.
-    const auto cheaper = [this](std::int64_t j, std::int64_t k) {
-      const double x = matching_.price[j];
-      const double y = matching_.price[k];
-      const bool held_j = matching_.row_of[j] >= 0;
-      const bool held_k = matching_.row_of[k] >= 0;
-      return x < y || (x == y && (held_j < held_k || (held_j == held_k && j < k)));
-    };
     const auto count = static_cast<std::int64_t>(class_rows_.size());
     const std::int64_t next = std::min(count, n_ - 1);
-    std::nth_element(by_price_.begin(), by_price_.begin() + next, by_price_.end(), cheaper);
-    const double floor = matching_.price[by_price_[next]] + epsilon;
-    std::sort(by_price_.begin(), by_price_.begin() + count);
+    std::nth_element(by_price_.begin(), by_price_.begin() + next, by_price_.end());
+    const double floor = by_price_[next].first + epsilon;
     for (std::int64_t k = 0; k < count; ++k) {
-      const std::int64_t j = by_price_[k];
+      const std::int64_t j =
+          by_price_[k].second < 0 ? by_price_[k].second + n_ : by_price_[k].second;
       set_price(j, std::max(matching_.price[j], floor));
       take(class_rows_[k], j);
     }
@@ -312,7 +306,8 @@ private:
     return count ? total / static_cast<double>(count) : 0.0;
   }
 
-  std::vector<std::int64_t> free_class_rows_, by_price_;
+  std::vector<std::int64_t> free_class_rows_;
+  std::vector<std::pair<double, std::int64_t>> by_price_;
 };
 
 } // namespace lmc

@@ -18,8 +18,8 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 template <class T> class Certifier {
 public:
   Certifier(const RowMatrix<T> &matrix, const Matching &matching, Certificate &result)
-      : matrix_(matrix), matching_(matching), result_(result), depth_(group_depth(matrix.cols)),
-        rounded_(matrix.cols), maxima_(matrix.cols / depth_ + 2 * group_lanes) {
+      : matrix_(matrix), matching_(matching), result_(result), scan_(matrix.cols),
+        rounded_(matrix.cols) {
     const double unit = std::ldexp(1.0, matrix.grid.exponent);
     double largest = 0;
     for (std::int64_t j = 0; j < matrix.cols; ++j) {
@@ -31,37 +31,25 @@ public:
     const double slack =
         (1 + largest) * 4 * static_cast<double>(std::numeric_limits<T>::epsilon()) + step;
     slack_ = static_cast<T>(2 * slack * unit);
-    tiny_ = static_cast<T>(unit * step / static_cast<double>(std::numeric_limits<T>::epsilon()));
   }
 
   void row(std::int64_t i) {
     const T *row = matrix_.row(i);
-    const std::int64_t groups =
-        group_maxima(row, matrix_.sign, rounded_.data(), matrix_.cols, depth_, maxima_.data());
-    const T threshold = second_largest(maxima_.data(), groups) - slack_;
+    scan_.read(row, matrix_.sign, rounded_.data());
+    const T threshold = second_largest(scan_.maxima(), scan_.groups()) - slack_;
     const std::int64_t own = matching_.col_of[i];
     const double profit =
         own < 0 ? matching_.row_floor : matrix_.exact(i, own) - matching_.price[own];
     double other = -infinity;
     candidates_.clear();
-    for (std::int64_t group = 0; group < groups; ++group) {
-      if (maxima_[group] >= threshold) {
-        const std::int64_t first =
-            group / group_lanes * (group_lanes * depth_) + group % group_lanes;
-        const std::int64_t last =
-            std::min(matrix_.cols, (group / group_lanes + 1) * group_lanes * depth_);
-        for (std::int64_t j = first; j < last; j += group_lanes) {
-          if (j != own && row[j] * matrix_.sign - rounded_[j] >= threshold) {
-            const double x = matrix_.exact(i, j) - matching_.price[j];
-            if (x >= other) {
-              if (x > other) {
-                candidates_.clear();
-              }
-              other = x;
-              candidates_.push_back(j);
-            }
-          }
+    for (const std::int32_t j : scan_.places(threshold)) {
+      const double x = matrix_.exact(i, j) - matching_.price[j];
+      if (j != own && x >= other) {
+        if (x > other) {
+          candidates_.clear();
         }
+        other = x;
+        candidates_.push_back(j);
       }
     }
     const double best = std::max({profit, other, matching_.row_floor});
@@ -75,35 +63,22 @@ public:
         result_.tight.add(i, j);
       }
     }
-    count_moved(row);
+    const Moved moved = moved_entries(row, matrix_.cols, matrix_.grid);
+    moved_.count += moved.count;
+    moved_.by = std::max(moved_.by, moved.by);
   }
 
-  std::int64_t moved() const { return moved_; }
-  double moved_by() const { return moved_by_; }
+  Moved moved() const { return moved_; }
 
 private:
-  void count_moved(const T *row) {
-    // An entry with so many trailing bits to spare is a multiple of the grid's step.
-    if (smallest_size(row, matrix_.cols) >= tiny_) {
-      return;
-    }
-    for (std::int64_t j = 0; j < matrix_.cols; ++j) {
-      const auto x = static_cast<double>(row[j]);
-      const double shift = std::abs(matrix_.grid(x) - matrix_.grid.exact(x));
-      moved_ += shift > 0;
-      moved_by_ = shift > moved_by_ ? shift : moved_by_;
-    }
-  }
-
   const RowMatrix<T> &matrix_;
   const Matching &matching_;
   Certificate &result_;
-  std::int64_t depth_;
-  std::vector<T> rounded_, maxima_;
+  GroupScan<T> scan_;
+  std::vector<T> rounded_;
   std::vector<std::int64_t> candidates_;
-  T slack_, tiny_;
-  std::int64_t moved_ = 0;
-  double moved_by_ = 0;
+  T slack_;
+  Moved moved_{0, 0.0};
 };
 
 // Best and second-best a_j - p_j of a row; bit j of `tight` is set where it reaches `level`.
@@ -207,8 +182,8 @@ Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, Margin
       }
     }
     const std::lock_guard<std::mutex> lock(merge);
-    result.moved += certifier.moved();
-    result.moved_by = std::max(result.moved_by, certifier.moved_by());
+    result.moved += certifier.moved().count;
+    result.moved_by = std::max(result.moved_by, certifier.moved().by);
     if (interrupt((end - begin) * matrix.cols)) {
       stop = true;
     }

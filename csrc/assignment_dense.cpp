@@ -240,21 +240,13 @@ template <class T> GridValues values_on_grid(const RowMatrix<T> &matrix) {
   const std::int64_t stride = (matrix.cols + 7) / 8 * 8;
   GridValues result{matrix.rows, matrix.cols, stride,
                     std::make_unique_for_overwrite<double[]>(matrix.rows * stride)};
-  const double tiny =
-      std::ldexp(1.0, matrix.grid.exponent - matrix.grid.bits + std::numeric_limits<T>::digits - 1);
   for (std::int64_t i = 0; i < matrix.rows; ++i) {
     double *out = result.values.get() + i * stride;
     fill_row(matrix.row(i), matrix.sign, matrix.grid, out, matrix.cols);
     std::fill(out + matrix.cols, out + stride, -infinity);
-    // An entry with so many trailing bits to spare is a multiple of the grid's step.
-    if (smallest_size(matrix.row(i), matrix.cols) < tiny) {
-      for (std::int64_t j = 0; j < matrix.cols; ++j) {
-        const double x = matrix.grid.exact(static_cast<double>(matrix.row(i)[j]));
-        const double shift = std::abs(matrix.grid(static_cast<double>(matrix.row(i)[j])) - x);
-        result.moved += shift > 0;
-        result.moved_by = shift > result.moved_by ? shift : result.moved_by;
-      }
-    }
+    const Moved moved = moved_entries(matrix.row(i), matrix.cols, matrix.grid);
+    result.moved += moved.count;
+    result.moved_by = std::max(result.moved_by, moved.by);
   }
   return result;
 }

@@ -56,9 +56,8 @@ public:
       : Base(std::max(matrix.rows, matrix.cols), classes, matching,
              std::ldexp(1.0, -matrix.grid.bits), interrupt),
         matrix_(matrix), work_(work), capacity_(list_capacity(matrix.cols)),
-        depth_(group_depth(matrix.cols)),
         unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))), rounded_(n_),
-        maxima_(matrix.cols / depth_ + 2 * group_lanes), values_(matrix.rows * capacity_),
+        scan_(matrix.cols), list_spread_(unit_ / 64), values_(matrix.rows * capacity_),
         cols_(matrix.rows * capacity_), sizes_(matrix.rows), bound_(n_, -infinity) {
     for (std::int64_t j = 0; j < n_; ++j) {
       set_price(j, matching.price[j]);
@@ -113,27 +112,14 @@ private:
   void collect(std::int64_t i) {
     ++work_.rows_read;
     const T *row = matrix_.row(i);
-    const std::int64_t groups =
-        group_maxima(row, matrix_.sign, rounded_.data(), matrix_.cols, depth_, maxima_.data());
+    scan_.read(row, matrix_.sign, rounded_.data());
     const double slack = margin();
     const std::int64_t wanted = std::min(capacity_ * 2 / 3, matrix_.cols);
-    const T threshold = upper_threshold(maxima_.data(), groups, wanted, 8 * unit_) -
+    const T threshold = upper_threshold(scan_.maxima(), scan_.groups(), wanted, list_spread_) -
                         static_cast<T>(2 * slack) * unit_;
     found_.clear();
-    const T *price = rounded_.data();
-    const T *maxima = maxima_.data();
-    const T sign = matrix_.sign;
-    const std::int64_t block = group_lanes * depth_;
-    for (std::int64_t group = 0; group < groups; ++group) {
-      if (maxima[group] >= threshold) {
-        const std::int64_t first = group / group_lanes * block + group % group_lanes;
-        const std::int64_t last = std::min(matrix_.cols, (group / group_lanes + 1) * block);
-        for (std::int64_t j = first; j < last; j += group_lanes) {
-          if (row[j] * sign - price[j] >= threshold) {
-            found_.push_back({matrix_.exact(i, j), static_cast<std::int32_t>(j)});
-          }
-        }
-      }
+    for (const std::int32_t j : scan_.places(threshold)) {
+      found_.push_back({matrix_.exact(i, j), j});
     }
     double bound = static_cast<double>(threshold) * matrix_.grid.scale + slack;
     if (static_cast<std::int64_t>(found_.size()) > capacity_) {
@@ -382,9 +368,11 @@ private:
 
   const RowMatrix<T> &matrix_;
   SolverWork &work_;
-  const std::int64_t capacity_, depth_;
+  const std::int64_t capacity_;
   const T unit_;
-  std::vector<T> rounded_, maxima_;
+  std::vector<T> rounded_;
+  GroupScan<T> scan_;
+  T list_spread_;              // from a row's best to the threshold of its list, as last seen
   std::vector<double> values_; // of the listed columns, capacity_ places to each row
   std::vector<std::int32_t> cols_, sizes_;
   std::vector<double> bound_;

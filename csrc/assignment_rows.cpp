@@ -146,35 +146,74 @@ LMC_INLINE std::int64_t count_reaching(const T *values, std::int64_t count, T th
 
 template <class T>
 LMC_INLINE T upper_threshold_impl(const T *values, std::int64_t count, std::int64_t wanted,
-                                  T range) {
+                                  T &spread) {
   using V = Vector<T>;
   V most = load(values);
   V least = most;
   for (std::int64_t k = width<T>; k < count; k += width<T>) {
-    const V x = load(values + k);
-    most = x > most ? x : most;
-    least = x < least ? x : least;
+    most = larger(load(values + k), most);
+    least = smaller(load(values + k), least);
   }
-  T high = most[0];
-  T low = least[0];
+  T best = most[0];
+  T bottom = least[0];
   for (std::int64_t k = 1; k < width<T>; ++k) {
-    high = std::max(high, most[k]);
-    low = std::min(low, least[k]);
+    best = std::max(best, most[k]);
+    bottom = std::min(bottom, least[k]);
   }
-  low = std::max(low, high - range);
-  for (int step = 0; step < 12; ++step) {
+  const auto enough = [&](std::int64_t reached) { return reached >= wanted; };
+  T high = best;
+  T low = std::max(best - spread, bottom);
+  std::int64_t reached = count_reaching(values, count, low);
+  while (!enough(reached) && low > bottom) {
+    high = low;
+    spread *= 2;
+    low = std::max(best - spread, bottom);
+    reached = count_reaching(values, count, low);
+  }
+  for (int step = 0; step < 10 && reached > wanted + wanted / 3; ++step) {
     const T middle = low + (high - low) / 2;
-    const std::int64_t reached = count_reaching(values, count, middle);
-    if (reached < wanted) {
-      high = middle;
-    } else {
+    const std::int64_t count_there = count_reaching(values, count, middle);
+    if (enough(count_there)) {
       low = middle;
-      if (reached <= wanted + wanted / 4) {
-        break;
-      }
+      reached = count_there;
+    } else {
+      high = middle;
     }
   }
+  if (best - low > 0 && best - low < std::numeric_limits<T>::infinity()) {
+    spread = best - low;
+  }
   return low;
+}
+
+template <class T>
+LMC_INLINE std::int64_t reaching_impl(const T *values, std::int64_t count, T threshold,
+                                      std::int32_t *places) {
+  // Writing always and counting on success leaves no branch to mispredict.
+  std::int64_t found = 0;
+  for (std::int64_t k = 0; k < count; ++k) {
+    places[found] = static_cast<std::int32_t>(k);
+    found += values[k] >= threshold;
+  }
+  return found;
+}
+
+template <class T>
+LMC_INLINE std::int64_t members_reaching_impl(const T *row, T sign, const T *price,
+                                              std::int64_t count, std::int64_t depth,
+                                              const std::int32_t *groups, std::int64_t group_count,
+                                              T threshold, std::int32_t *places) {
+  const std::int64_t block = group_lanes * depth;
+  std::int64_t found = 0;
+  for (std::int64_t g = 0; g < group_count; ++g) {
+    const std::int64_t number = groups[g] / group_lanes;
+    const std::int64_t last = std::min(count, (number + 1) * block);
+    for (std::int64_t j = number * block + groups[g] % group_lanes; j < last; j += group_lanes) {
+      places[found] = static_cast<std::int32_t>(j);
+      found += row[j] * sign - price[j] >= threshold;
+    }
+  }
+  return found;
 }
 
 template <class T> LMC_INLINE T second_largest_impl(const T *values, std::int64_t count) {
@@ -220,6 +259,42 @@ template <class T> LMC_INLINE T smallest_size_impl(const T *row, std::int64_t co
   return result;
 }
 
+LMC_INLINE Doubles widened(const double *at) { return load(at); }
+LMC_INLINE Doubles widened(const float *at) {
+  return Doubles{static_cast<double>(at[0]), static_cast<double>(at[1]), static_cast<double>(at[2]),
+                 static_cast<double>(at[3])};
+}
+
+template <class T>
+LMC_INLINE Moved moved_entries_impl(const T *row, std::int64_t count, const Grid &grid) {
+  // An entry with so many trailing bits to spare is a multiple of the grid's step.
+  const double step = std::ldexp(1.0, grid.exponent - grid.bits);
+  const double exact = step / static_cast<double>(std::numeric_limits<T>::epsilon());
+  if (static_cast<double>(smallest_size_impl(row, count)) >= exact) {
+    return {0, 0.0};
+  }
+  const Grid local = grid;
+  Longs moved{};
+  Doubles by{};
+  std::int64_t j = 0;
+  for (; j + width<double> <= count; j += width<double>) {
+    const Doubles x = widened(row + j) * local.scale * local.scale_rest;
+    const Doubles shift = x - ((x + local.magic) - local.magic);
+    const Doubles size = shift < 0 ? -shift : shift;
+    // The difference of two infinities, a forbidden pair, is NaN and counts as not moved.
+    moved -= size > 0;
+    by = larger(size, by);
+  }
+  Moved result{moved[0] + moved[1] + moved[2] + moved[3], std::max({by[0], by[1], by[2], by[3]})};
+  for (; j < count; ++j) {
+    const double x = local.exact(static_cast<double>(row[j]));
+    const double size = std::abs(x - ((x + local.magic) - local.magic));
+    result.count += size > 0;
+    result.by = size > result.by ? size : result.by;
+  }
+  return result;
+}
+
 } // namespace
 
 LMC_CLONES RowSummary<float> summarise_row(const float *row, float sign, std::int64_t count) {
@@ -260,13 +335,35 @@ LMC_CLONES std::int64_t group_maxima(const double *row, double sign, const doubl
                                      std::int64_t count, std::int64_t depth, double *maxima) {
   return group_maxima_impl(row, sign, price, count, depth, maxima);
 }
+LMC_CLONES std::int64_t reaching(const float *values, std::int64_t count, float threshold,
+                                 std::int32_t *places) {
+  return reaching_impl(values, count, threshold, places);
+}
+LMC_CLONES std::int64_t reaching(const double *values, std::int64_t count, double threshold,
+                                 std::int32_t *places) {
+  return reaching_impl(values, count, threshold, places);
+}
+LMC_CLONES std::int64_t members_reaching(const float *row, float sign, const float *price,
+                                         std::int64_t count, std::int64_t depth,
+                                         const std::int32_t *groups, std::int64_t group_count,
+                                         float threshold, std::int32_t *places) {
+  return members_reaching_impl(row, sign, price, count, depth, groups, group_count, threshold,
+                               places);
+}
+LMC_CLONES std::int64_t members_reaching(const double *row, double sign, const double *price,
+                                         std::int64_t count, std::int64_t depth,
+                                         const std::int32_t *groups, std::int64_t group_count,
+                                         double threshold, std::int32_t *places) {
+  return members_reaching_impl(row, sign, price, count, depth, groups, group_count, threshold,
+                               places);
+}
 LMC_CLONES float upper_threshold(const float *values, std::int64_t count, std::int64_t wanted,
-                                 float range) {
-  return upper_threshold_impl(values, count, wanted, range);
+                                 float &spread) {
+  return upper_threshold_impl(values, count, wanted, spread);
 }
 LMC_CLONES double upper_threshold(const double *values, std::int64_t count, std::int64_t wanted,
-                                  double range) {
-  return upper_threshold_impl(values, count, wanted, range);
+                                  double &spread) {
+  return upper_threshold_impl(values, count, wanted, spread);
 }
 
 LMC_CLONES float second_largest(const float *values, std::int64_t count) {
@@ -275,11 +372,11 @@ LMC_CLONES float second_largest(const float *values, std::int64_t count) {
 LMC_CLONES double second_largest(const double *values, std::int64_t count) {
   return second_largest_impl(values, count);
 }
-LMC_CLONES float smallest_size(const float *row, std::int64_t count) {
-  return smallest_size_impl(row, count);
+LMC_CLONES Moved moved_entries(const float *row, std::int64_t count, const Grid &grid) {
+  return moved_entries_impl(row, count, grid);
 }
-LMC_CLONES double smallest_size(const double *row, std::int64_t count) {
-  return smallest_size_impl(row, count);
+LMC_CLONES Moved moved_entries(const double *row, std::int64_t count, const Grid &grid) {
+  return moved_entries_impl(row, count, grid);
 }
 
 } // namespace lmc

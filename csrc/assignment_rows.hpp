@@ -1,6 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <vector>
+
+#include "assignment_grid.hpp"
 
 namespace lmc {
 
@@ -49,16 +53,70 @@ std::int64_t group_maxima(const float *row, float sign, const float *price, std:
 std::int64_t group_maxima(const double *row, double sign, const double *price, std::int64_t count,
                           std::int64_t depth, double *maxima);
 
-// A threshold that about `wanted` of the values reach: at least that many, unless all do.
-float upper_threshold(const float *values, std::int64_t count, std::int64_t wanted, float range);
-double upper_threshold(const double *values, std::int64_t count, std::int64_t wanted, double range);
+// Writes the places of the values that reach the threshold and returns their number.
+std::int64_t reaching(const float *values, std::int64_t count, float threshold,
+                      std::int32_t *places);
+std::int64_t reaching(const double *values, std::int64_t count, double threshold,
+                      std::int32_t *places);
+
+// Writes the places of the entries in the given groups whose sign * a - price reaches the
+// threshold.
+std::int64_t members_reaching(const float *row, float sign, const float *price, std::int64_t count,
+                              std::int64_t depth, const std::int32_t *groups,
+                              std::int64_t group_count, float threshold, std::int32_t *places);
+std::int64_t members_reaching(const double *row, double sign, const double *price,
+                              std::int64_t count, std::int64_t depth, const std::int32_t *groups,
+                              std::int64_t group_count, double threshold, std::int32_t *places);
+
+// A threshold that at least `wanted` of the values reach, and not many more; `spread`, the distance
+// from the largest value, is a first guess and becomes the answer.
+float upper_threshold(const float *values, std::int64_t count, std::int64_t wanted, float &spread);
+double upper_threshold(const double *values, std::int64_t count, std::int64_t wanted,
+                       double &spread);
 
 // The second largest of the values, equal to the largest under a tie.
 float second_largest(const float *values, std::int64_t count);
 double second_largest(const double *values, std::int64_t count);
 
-// The smallest size of a nonzero entry, infinity if there is none.
-float smallest_size(const float *row, std::int64_t count);
-double smallest_size(const double *row, std::int64_t count);
+// The entries that are no multiples of the grid's step, and how far the farthest is from one.
+struct Moved {
+  std::int64_t count;
+  double by;
+};
+Moved moved_entries(const float *row, std::int64_t count, const Grid &grid);
+Moved moved_entries(const double *row, std::int64_t count, const Grid &grid);
+
+// Finds the few best entries of a row without looking at each of the others.
+template <class T> class GroupScan {
+public:
+  explicit GroupScan(std::int64_t cols)
+      : cols_(cols), depth_(group_depth(cols)), maxima_(cols / depth_ + 2 * group_lanes),
+        hit_(maxima_.size()), places_(cols + group_lanes) {}
+
+  void read(const T *row, T sign, const T *price) {
+    row_ = row;
+    sign_ = sign;
+    price_ = price;
+    groups_ = group_maxima(row, sign, price, cols_, depth_, maxima_.data());
+  }
+
+  const T *maxima() const { return maxima_.data(); }
+  std::int64_t groups() const { return groups_; }
+
+  // The places of all entries of the row that reach the threshold.
+  std::span<const std::int32_t> places(T threshold) {
+    const std::int64_t hits = reaching(maxima_.data(), groups_, threshold, hit_.data());
+    const std::int64_t found = members_reaching(row_, sign_, price_, cols_, depth_, hit_.data(),
+                                                hits, threshold, places_.data());
+    return {places_.data(), static_cast<std::size_t>(found)};
+  }
+
+private:
+  std::int64_t cols_, depth_, groups_ = 0;
+  std::vector<T> maxima_;
+  std::vector<std::int32_t> hit_, places_;
+  const T *row_ = nullptr, *price_ = nullptr;
+  T sign_ = 1;
+};
 
 } // namespace lmc

@@ -45,8 +45,11 @@ template <class T> LMC_INLINE Vector<T> &store(T *at) { return *reinterpret_cast
 LMC_INLINE Longs lane_numbers(double) { return Longs{0, 1, 2, 3}; }
 LMC_INLINE Ints lane_numbers(float) { return Ints{0, 1, 2, 3, 4, 5, 6, 7}; }
 
-template <class V> LMC_INLINE V larger(const V &a, const V &b) { return a > b ? a : b; }
-template <class V> LMC_INLINE V smaller(const V &a, const V &b) { return a < b ? a : b; }
+// By value: deduced from a reference into memory, the type would lose its alignment of one element.
+LMC_INLINE Doubles larger(Doubles a, Doubles b) { return a > b ? a : b; }
+LMC_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+LMC_INLINE Doubles smaller(Doubles a, Doubles b) { return a < b ? a : b; }
+LMC_INLINE Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
 
 // Lane k becomes lane k ^ step: the lanes meet each other in a tournament of steps halving.
 template <int step> LMC_INLINE Doubles swapped(const Doubles &v) {
