@@ -86,6 +86,8 @@ def test_equivalence_ignores_names_only():
         ("a = 3\nw: a b", "expected a size for every group"),
         ("a = 0\nw: a", "at least 1"),
         ("a = three\nw: a", "expected 'tensor: terms'"),
+        ("a = 3 per\nw: a", "expected 'tensor: terms'"),
+        ("a = 3\nb = 2 per a c\nw: (a b)", "expected 'tensor: terms'"),
         ("a = 3\nw: (a a)", "at most once"),
         ("a = 2\nb = 2 per a\nc = 2 per b\nw: (a b c)", "two levels"),
     ],

@@ -81,6 +81,43 @@ def parse_terms(text: str) -> tuple[Term, ...]:
     return tuple(terms)
 
 
+def parse_lines(
+    text: str,
+) -> tuple[dict[str, tuple[Term, ...]], dict[str, int], dict[str, str]]:
+    """Parse the lines of a spec: terms by tensor, sizes by group, outer groups by nested group.
+
+    A later line of a tensor or group replaces an earlier one.
+
+    Raises
+    ------
+    ValueError
+        Quoting a line that is not in the notation.
+    """
+    tensors: dict[str, tuple[Term, ...]] = {}
+    sizes: dict[str, int] = {}
+    parents: dict[str, str] = {}
+    for raw in text.splitlines():
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, colon, terms = line.partition(":")
+        if colon and "=" not in name:
+            tensors[name.strip()] = parse_terms(terms)
+            continue
+        name, equals, definition = line.partition("=")
+        size, *words = definition.split() or [""]
+        nested = len(words) == 2 and words[0] == "per"
+        if not equals or not size.isdigit() or (words and not nested):
+            raise ValueError(
+                "expected 'tensor: terms', 'group = size' or 'group = size per group', "
+                f"got {line!r}"
+            )
+        sizes[name.strip()] = int(size)
+        if nested:
+            parents[name.strip()] = words[1]
+    return tensors, sizes, parents
+
+
 def _matching_parenthesis(tokens: list[str], start: int, text: str) -> int:
     depth = 0
     for i in range(start, len(tokens)):

@@ -1,4 +1,4 @@
-"""Shapes of tensors against the terms of a spec: agreement, inference, and who disagrees."""
+"""What makes a spec, and shapes of tensors against it: agreement, inference, who disagrees."""
 
 from __future__ import annotations
 
@@ -26,6 +26,39 @@ def shapes_of(like: nn.Module | Mapping[str, torch.Tensor]) -> dict[str, tuple[i
 def agree(expected: Sequence[int | None], shape: Sequence[int]) -> bool:
     """Tell whether a shape is the expected one, where None expects any size."""
     return all(e is None or e == n for e, n in zip(expected, shape, strict=True))
+
+
+def check_structure(
+    groups: Mapping[str, int], tensors: Mapping[str, tuple[Term, ...]], parents: Mapping[str, str]
+) -> None:
+    """Raise `ValueError` unless groups, nesting and terms make a spec."""
+    for name, size in groups.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"group {name!r}: expected a size of at least 1, got {size!r}")
+    for child, parent in parents.items():
+        if child not in groups or parent not in groups:
+            raise ValueError(f"group {child!r} per {parent!r}: expected both to be groups")
+        if parent in parents:
+            raise ValueError(
+                f"group {child!r} per {parent!r}: expected {parent!r} to be a plain group, "
+                "got one that is nested itself; two levels are supported"
+            )
+    for tensor, terms in tensors.items():
+        present = {name for term in terms for name in term.groups}
+        for segment in (segment for term in terms for segment in term.segments):
+            named = [f for f in segment if isinstance(f, str)]
+            if len(named) != len(set(named)):
+                raise ValueError(f"{tensor}: expected a group at most once in {segment}")
+        for name in present:
+            if name not in groups:
+                raise ValueError(
+                    f"{tensor}: expected one of the groups {sorted(groups)}, got {name!r}"
+                )
+            if name in parents and parents[name] not in present:
+                raise ValueError(
+                    f"{tensor}: group {name!r} exists once per unit of "
+                    f"{parents[name]!r}, which must appear in the same tensor"
+                )
 
 
 def check_tensors(

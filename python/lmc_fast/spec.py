@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from lmc_fast.notation import Factor, Term, fixed, group, parse_terms
+from lmc_fast.canonical import canonical
+from lmc_fast.notation import Factor, Term, fixed, group, parse_lines, parse_terms
 from lmc_fast.shapes import (
     MAX_OFFENDERS,
     agree,
+    check_structure,
     check_tensors,
     infer_sizes,
     raise_offenders,
@@ -76,33 +78,7 @@ class PermutationSpec:
     def __post_init__(self) -> None:
         for name in ("groups", "tensors", "parents"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
-        for name, size in self.groups.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"group {name!r}: expected a size of at least 1, got {size!r}")
-        for child, parent in self.parents.items():
-            if child not in self.groups or parent not in self.groups:
-                raise ValueError(f"group {child!r} per {parent!r}: expected both to be groups")
-            if parent in self.parents:
-                raise ValueError(
-                    f"group {child!r} per {parent!r}: expected {parent!r} to be a plain group, "
-                    "got one that is nested itself; two levels are supported"
-                )
-        for tensor, terms in self.tensors.items():
-            present = {name for term in terms for name in term.groups}
-            for segment in (segment for term in terms for segment in term.segments):
-                named = [f for f in segment if isinstance(f, str)]
-                if len(named) != len(set(named)):
-                    raise ValueError(f"{tensor}: expected a group at most once in {segment}")
-            for name in present:
-                if name not in self.groups:
-                    raise ValueError(
-                        f"{tensor}: expected one of the groups {sorted(self.groups)}, got {name!r}"
-                    )
-                if name in self.parents and self.parents[name] not in present:
-                    raise ValueError(
-                        f"{tensor}: group {name!r} exists once per unit of "
-                        f"{self.parents[name]!r}, which must appear in the same tensor"
-                    )
+        check_structure(self.groups, self.tensors, self.parents)
 
     def __hash__(self) -> int:
         return hash((frozenset(self.groups.items()), tuple(self.tensors.items())))
@@ -197,27 +173,7 @@ class PermutationSpec:
         >>> spec.groups["hidden"]
         512
         """
-        sizes: dict[str, int] = {}
-        parents: dict[str, str] = {}
-        tensors: dict[str, tuple[Term, ...]] = {}
-        for raw in text.splitlines():
-            line = raw.strip()
-            if not line or line.startswith("#"):
-                continue
-            name, colon, terms = line.partition(":")
-            if colon and "=" not in name:
-                tensors[name.strip()] = parse_terms(terms)
-                continue
-            name, equals, definition = line.partition("=")
-            words = definition.split()
-            if not equals or not words or not words[0].isdigit() or words[1:2] not in ([], ["per"]):
-                raise ValueError(
-                    "expected 'tensor: terms', 'group = size' or 'group = size per group', "
-                    f"got {line!r}"
-                )
-            sizes[name.strip()] = int(words[0])
-            if len(words) == 3:
-                parents[name.strip()] = words[2]
+        tensors, sizes, parents = parse_lines(text)
         return cls._complete(tensors, sizes, parents, like)
 
     @classmethod
@@ -361,33 +317,8 @@ class PermutationSpec:
 
     def equivalent(self, other: PermutationSpec) -> bool:
         """Tell whether two specs are the same up to the names of their groups."""
-        return _canonical(self) == _canonical(other)
-
-
-def _canonical(spec: PermutationSpec) -> tuple[Any, ...]:
-    """Rename groups by order of first appearance and merge neighbouring fixed factors."""
-    names: dict[str, int] = {}
-    tensors = []
-    for tensor in sorted(spec.tensors):
-        terms = []
-        for term in spec.tensors[tensor]:
-            segments = []
-            for segment in term.segments:
-                factors: list[tuple[str, int]] = []
-                for f in segment:
-                    if isinstance(f, str):
-                        factors.append(("group", names.setdefault(f, len(names))))
-                    elif factors and factors[-1][0] == "fixed":
-                        factors[-1] = ("fixed", factors[-1][1] * int(f or 0))
-                    elif f != 1 or len(segment) == 1:
-                        factors.append(("fixed", int(f or 0)))
-                segments.append(tuple(factors))
-            terms.append(tuple(segments))
-        tensors.append((tensor, tuple(terms)))
-    groups = tuple(
-        (i, spec.groups[n], names.get(spec.parents.get(n, ""), -1)) for n, i in names.items()
-    )
-    return tuple(tensors), groups
+        own, others = (canonical(s.groups, s.tensors, s.parents) for s in (self, other))
+        return own == others
 
 
 __all__ = ["PermutationSpec", "Pin", "Term", "fixed", "group", "shapes_of"]

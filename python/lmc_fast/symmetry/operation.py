@@ -6,18 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmc_fast.symmetry.factors import (
-    Axis,
-    Cause,
-    Factor,
-    atoms,
-    axis_size,
-    depends,
-    forget,
-    nodes,
-    pin,
-    unify,
-)
+from lmc_fast.symmetry.factors import Axis, Cause, Factor, atoms, axis_size, depends, nodes, pin
+from lmc_fast.symmetry.refine import forget, unify
 
 
 @dataclass(frozen=True)

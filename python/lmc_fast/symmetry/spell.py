@@ -7,20 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from lmc_fast.notation import Term
 from lmc_fast.spec import PermutationSpec, Pin
-from lmc_fast.symmetry.factors import (
-    Axis,
-    Cause,
-    Factor,
-    atoms,
-    context_of,
-    depends,
-    forget,
-    member,
-    nodes,
-    pin,
-)
+from lmc_fast.symmetry.factors import Axis, Cause, Factor, atoms, context_of, depends, nodes, pin
 from lmc_fast.symmetry.operation import Value
 from lmc_fast.symmetry.propagate import Propagation
+from lmc_fast.symmetry.refine import forget, member
 
 MAX_SEGMENTS = 64
 """How many segments an axis may fall into; with more, its families are merged."""

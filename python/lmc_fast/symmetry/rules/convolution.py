@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmc_fast.symmetry.factors import Axis, Factor, cut, product
+from lmc_fast.symmetry.factors import Axis, Factor, product
 from lmc_fast.symmetry.operation import Operation, Value
+from lmc_fast.symmetry.refine import cut
 from lmc_fast.symmetry.rules.registry import register_rule
 
 _PLACES = "neighbouring places along a spatial axis are treated together"

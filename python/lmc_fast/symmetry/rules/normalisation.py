@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from lmc_fast.symmetry.factors import cut, product
+from lmc_fast.symmetry.factors import product
 from lmc_fast.symmetry.operation import Operation, Value
+from lmc_fast.symmetry.refine import cut
 from lmc_fast.symmetry.rules.registry import register_rule
 
 

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from lmc_fast.symmetry.factors import (
-    Axis,
-    Factor,
-    atoms,
-    carve,
-    concatenation,
-    family,
-    member,
-    product,
-)
+from lmc_fast.symmetry.factors import Axis, Factor, atoms, concatenation, family, product
 from lmc_fast.symmetry.operation import Operation, Value
+from lmc_fast.symmetry.refine import carve, member
 from lmc_fast.symmetry.rules.registry import register_rule
 
 _GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}

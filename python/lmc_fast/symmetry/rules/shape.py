@@ -9,17 +9,15 @@ from lmc_fast.symmetry.factors import (
     Factor,
     atoms,
     axis_size,
-    carve,
     concatenation,
-    cut,
     depends,
     family,
     leaves,
-    member,
     pin,
     product,
 )
 from lmc_fast.symmetry.operation import Operation, Value, normalise_dim
+from lmc_fast.symmetry.refine import carve, cut, member
 from lmc_fast.symmetry.rules.registry import register_rule
 
 
