@@ -9,10 +9,10 @@ from torch import Tensor
 
 from lmc_fast.assignment import Assignment, solve_assignment
 from lmc_fast.matching.families import weight_pieces
+from lmc_fast.matching.objective import WeightProblem
 from lmc_fast.matching.places import places_of
 from lmc_fast.matching.result import GroupStatistics
 from lmc_fast.matching.structured import Piece, families_of, inner_similarity
-from lmc_fast.matching.weights import WeightProblem
 from lmc_fast.permutation import Permutation, identity_permutation
 from lmc_fast.spec import PermutationSpec
 
