@@ -198,13 +198,13 @@ def table(stored: dict[str, Any]) -> str:
         "",
         f"Written by `python -m bench.models table` from `bench/results/{RESULTS.name}` "
         f"(`{stored['command']}`, torch {stored['torch']}, {stored['machine']}, random weights; "
-        "the machine was shared, so the seconds are upper figures).",
+        "one model at a time with nothing else running).",
         "",
         "Groups in brackets exist once per unit of another. Moved: share of parameters that some "
-        "group moves. CPU s: tracing, derivation and proof. Proof: relative output change in "
-        "float64 under a random permutation of all groups at once.",
+        "group moves. Seconds: wall clock of tracing, derivation and proof. Proof: relative output "
+        "change in float64 under a random permutation of all groups at once.",
         "",
-        "| model | parameters | groups | moved | CPU s | proof | pinned |",
+        "| model | parameters | groups | moved | seconds | proof | pinned |",
         "|---|---:|---:|---:|---:|---:|---|",
     ]
     for name in MODELS:
@@ -217,7 +217,7 @@ def table(stored: dict[str, Any]) -> str:
         nested = f" ({row['nested']})" if row["nested"] else ""
         lines.append(
             f"| {name} | {row['parameters'] / 1e6:.1f} M | {row['groups']}{nested} | "
-            f"{100 * row['moved']:.1f} % | {row['cpu_seconds']:.1f} | {row['proof']:.0e} | "
+            f"{100 * row['moved']:.1f} % | {row['seconds']:.1f} | {row['proof']:.0e} | "
             f"{_reasons(row['pinned'])} |"
         )
     return "\n".join(lines) + "\n"

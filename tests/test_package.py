@@ -37,7 +37,7 @@ LAYERS = [
         "checkpoints",
     },
     {"spec", "assignment", "statistics", "datasets", "nets"},
-    {"permutation", "symmetry", "training"},
+    {"gather", "permutation", "symmetry", "training"},
     {"barrier", "matching", "pruning"},
     {"plots"},
     {"report", "demo", "studies", "zoo"},

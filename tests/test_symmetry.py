@@ -1,6 +1,7 @@
 """Specs derived from models: what they say, that they are proven, and that nothing is touched."""
 
 import copy
+import json
 import threading
 
 import pytest
@@ -16,6 +17,8 @@ from lmc_fast import (
 from lmc_fast.symmetry import derive, example_inputs_for, prove_spec, remember
 from symmetry_nets import Function
 from torch import nn
+
+from bench import models
 
 
 def residual(m, x):
@@ -352,3 +355,12 @@ def test_inputs_that_cannot_be_guessed_are_asked_for():
     model = Function(lambda m, x: m.a(x[:, :, 0, 0, 0, 0]), a=nn.Linear(4, 3))
     with pytest.raises(ValueError, match="pass example_inputs="):
         example_inputs_for(model)
+
+
+def test_the_table_of_known_architectures_is_that_of_the_stored_run():
+    stored = json.loads(models.RESULTS.read_text(encoding="utf-8"))
+    assert set(stored["models"]) == set(models.MODELS)
+    assert models.TABLE.read_text(encoding="utf-8") == models.table(stored)
+    for row in stored["models"].values():
+        assert row["proof"] < 1e-10
+        assert not row["warnings"]

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from lmc_fast.gather import gather
 from lmc_fast.matching.places import Place
 from lmc_fast.matching.structured import Piece
-from lmc_fast.permutation import Permutation, gather
+from lmc_fast.permutation import Permutation
 from lmc_fast.spec import PermutationSpec
 
 

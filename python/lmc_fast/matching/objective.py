@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmc_fast.gather import axis_index, gather
 from lmc_fast.matching.places import Unfolded, places_of, row_inner_products, unfold
-from lmc_fast.permutation import Permutation, axis_index, gather
+from lmc_fast.permutation import Permutation
 from lmc_fast.spec import PermutationSpec
 
 

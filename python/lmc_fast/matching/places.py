@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import lmc_fast._core as _core
-from lmc_fast.permutation import axis_index, gather
+from lmc_fast.gather import axis_index, gather
 from lmc_fast.spec import PermutationSpec
 
 

@@ -43,11 +43,14 @@ class Propagation:
         Intermediate results.
     used : list of str
         Names of state tensors in the order of their first use.
+    integers : set of str
+        Names of state tensors that hold indices or counts.
     """
 
     state: dict[str, Value] = field(default_factory=dict)
     values: list[Value] = field(default_factory=list)
     used: list[str] = field(default_factory=list)
+    integers: set[str] = field(default_factory=set)
 
 
 def propagate(trace: Trace, model: nn.Module) -> Propagation:
@@ -56,8 +59,12 @@ def propagate(trace: Trace, model: nn.Module) -> Propagation:
     tensors = model.state_dict(keep_vars=True)
     first: dict[int, Value] = {}
     for name, tensor in tensors.items():
-        # Integers are indices or counts: their values matter, not only where they stand.
-        value = free_value(tensor.shape) if tensor.is_floating_point() else _held(tensor, INTEGERS)
+        if tensor.is_floating_point():
+            value = free_value(tensor.shape)
+        else:
+            # The values of indices and counts matter, not only where they stand.
+            value = _held(tensor, INTEGERS)
+            found.integers.add(name)
         found.state[name] = first.setdefault(id(tensor), value)
     inputs: list[Any] = []
     for node in trace.graph.graph.nodes:

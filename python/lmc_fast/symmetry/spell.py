@@ -143,6 +143,8 @@ def spell(found: Propagation, shapes: Mapping[str, tuple[int, ...]]) -> Permutat
             continue
         axes = found.state[tensor].axes
         tensors[tensor] = tuple(_term(axis, names) for axis in axes)
+        if tensor in found.integers:
+            continue
         for d, axis in enumerate(axes):
             for factor in (f for segment in segments(axis) for f in segment):
                 cause = factor.pinned
