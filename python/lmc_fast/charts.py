@@ -99,12 +99,11 @@ def bars(
     published: Mapping[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw one value a label, lying, with the value written beside; published ones as lines."""
+    """Draw one value a label, lying, with the value written in; published ones as lines."""
     ax = new_axes(6.0, 1.2 + 0.3 * len(values)) if ax is None else ax
     drawn = ax.barh(list(values), list(values.values()), color="C0")
-    ax.bar_label(drawn, fmt="%.4g", padding=3, fontsize="x-small")
+    ax.bar_label(drawn, fmt="%.4g", label_type="center", color="w", fontsize="small")
     ax.invert_yaxis()
-    ax.set_xlim(right=1.12 * max(values.values()))
     for i, (label, value) in enumerate((published or {}).items()):
         ax.axvline(value, color=f"C{i + 1}", linestyle="--", label=f"{label}, published: {value:g}")
     ax.set_xlabel(ylabel)
