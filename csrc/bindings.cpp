@@ -5,6 +5,7 @@
 #include <chrono>
 #include <optional>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include <nanobind/nanobind.h>
@@ -12,6 +13,8 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include "assignment.hpp"
 #include "barrier_cpu.hpp"
@@ -255,18 +258,23 @@ void add_products(std::uintptr_t a, const Strides &a_strides, std::uintptr_t b,
                        similarity.data(), instruction_set, threads);
 }
 
-// a and b (rows, columns, block), sums (rows).
+// Addresses of a, b, the row and the column index, and (rows, columns, block). A null address is 0.
+using RowProducts = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t,
+                               std::int64_t, std::int64_t, std::int64_t>;
+
 template <class T>
-void row_inner_products(const Array<const T> &a, const Array<const T> &b,
-                        const Optional<const std::int64_t> &row_index,
-                        const Optional<const std::int64_t> &column_index, const Array<double> &sums,
+void row_inner_products(const std::vector<RowProducts> &tensors, const Array<double> &sums,
                         int threads) {
   const nb::gil_scoped_release release;
-  lmc::row_inner_products(a.data(), b.data(), static_cast<std::int64_t>(a.shape(0)),
-                          static_cast<std::int64_t>(a.shape(1)),
-                          static_cast<std::int64_t>(a.shape(2)),
-                          row_index ? row_index->data() : nullptr,
-                          column_index ? column_index->data() : nullptr, sums.data(), threads);
+  std::vector<lmc::RowProducts<T>> products;
+  double *out = sums.data();
+  for (const auto &[a, b, row_index, column_index, rows, columns, block] : tensors) {
+    products.push_back({reinterpret_cast<const T *>(a), reinterpret_cast<const T *>(b), rows,
+                        columns, block, reinterpret_cast<const std::int64_t *>(row_index),
+                        reinterpret_cast<const std::int64_t *>(column_index), out});
+    out += rows;
+  }
+  lmc::row_inner_products(products, threads);
 }
 
 template <class T> void bind_similarity(nb::module_ &m) {
@@ -274,9 +282,6 @@ template <class T> void bind_similarity(nb::module_ &m) {
         nb::arg("b_strides"), nb::arg("rows"), nb::arg("block"), nb::arg("rows_a").none(),
         nb::arg("rows_b").none(), nb::arg("rows_last").none(), nb::arg("similarity").noconvert(),
         nb::arg("instruction_set"), nb::arg("threads"));
-  m.def("row_inner_products", &row_inner_products<T>, nb::arg("a").noconvert(),
-        nb::arg("b").noconvert(), nb::arg("row_index").none(), nb::arg("column_index").none(),
-        nb::arg("sums").noconvert(), nb::arg("threads"));
 }
 
 } // namespace
@@ -296,6 +301,10 @@ NB_MODULE(_core, m) {
   m.attr("best_instruction_set") = lmc::best_instruction_set();
   bind_similarity<float>(m);
   bind_similarity<double>(m);
+  m.def("row_inner_products_float32", &row_inner_products<float>, nb::arg("tensors"),
+        nb::arg("sums").noconvert(), nb::arg("threads"));
+  m.def("row_inner_products_float64", &row_inner_products<double>, nb::arg("tensors"),
+        nb::arg("sums").noconvert(), nb::arg("threads"));
   m.def("cross_entropy", &cross_entropy, nb::arg("logits").noconvert(),
         nb::arg("labels").noconvert(), nb::arg("loss").noconvert(), nb::arg("wrong").noconvert(),
         nb::arg("sums").noconvert(), nb::arg("threads"));

@@ -22,6 +22,7 @@ constexpr std::int64_t depth = 256;         // products of a panel summed in reg
 constexpr std::int64_t block_units = 240;   // units of A packed at a time
 constexpr std::int64_t block_columns = 768; // units of B packed at a time
 constexpr std::int64_t line = 64;
+constexpr std::int64_t products_per_piece = 1 << 16;
 constexpr double products_per_thread = 1.2e7; // below it a thread costs more than it brings
 
 // The register tile of each instruction set: ROWS units of A against COLUMNS units of B.
@@ -381,30 +382,43 @@ void add_products(const ProductSum<T> &sum, T *similarity, int instruction_set, 
 }
 
 template <class T>
-void row_inner_products(const T *a, const T *b, std::int64_t rows, std::int64_t columns,
-                        std::int64_t block, const std::int64_t *row_index,
-                        const std::int64_t *column_index, double *sums, int threads) {
-  if (column_index == nullptr) {
-    block *= columns;
-    columns = 1;
-  }
-  const std::int64_t size = columns * block;
-  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 20) / std::max<std::int64_t>(size, 1));
-  parallel_for(rows, grain, threads, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) {
-      sums[r] = row_inner_product(a + r * size, b + source_row(row_index, r) * size, columns, block,
-                                  column_index);
+void row_inner_products(const std::vector<RowProducts<T>> &tensors, int threads) {
+  struct Piece {
+    const RowProducts<T> *tensor;
+    std::int64_t row;
+    std::int64_t row_end;
+  };
+  std::vector<Piece> pieces;
+  std::int64_t total = 0;
+  for (const RowProducts<T> &tensor : tensors) {
+    const std::int64_t size = std::max<std::int64_t>(tensor.columns * tensor.block, 1);
+    const std::int64_t step = std::max<std::int64_t>(1, products_per_piece / size);
+    for (std::int64_t row = 0; row < tensor.rows; row += step) {
+      pieces.push_back({&tensor, row, std::min(row + step, tensor.rows)});
     }
-  });
+    total += tensor.rows * size;
+  }
+  const auto useful =
+      static_cast<int>(std::min<std::int64_t>(total / (8 * products_per_piece), threads));
+  parallel_for(static_cast<std::int64_t>(pieces.size()), 1, useful,
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t i = begin; i < end; ++i) {
+                   const auto &[tensor, row, row_end] = pieces[static_cast<std::size_t>(i)];
+                   const std::int64_t size = tensor->columns * tensor->block;
+                   const bool whole = tensor->column_index == nullptr;
+                   for (std::int64_t r = row; r < row_end; ++r) {
+                     tensor->sums[r] = row_inner_product(
+                         tensor->a + r * size, tensor->b + source_row(tensor->row_index, r) * size,
+                         whole ? 1 : tensor->columns, whole ? size : tensor->block,
+                         tensor->column_index);
+                   }
+                 }
+               });
 }
 
 template void add_products(const ProductSum<float> &, float *, int, int);
 template void add_products(const ProductSum<double> &, double *, int, int);
-template void row_inner_products(const float *, const float *, std::int64_t, std::int64_t,
-                                 std::int64_t, const std::int64_t *, const std::int64_t *, double *,
-                                 int);
-template void row_inner_products(const double *, const double *, std::int64_t, std::int64_t,
-                                 std::int64_t, const std::int64_t *, const std::int64_t *, double *,
-                                 int);
+template void row_inner_products(const std::vector<RowProducts<float>> &, int);
+template void row_inner_products(const std::vector<RowProducts<double>> &, int);
 
 } // namespace lmc

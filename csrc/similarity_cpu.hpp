@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace lmc {
 
@@ -38,11 +39,20 @@ int best_instruction_set();
 template <class T>
 void add_products(const ProductSum<T> &sum, T *similarity, int instruction_set, int threads);
 
-// sums[r] = sum over c, k of a[r][c][k] * b[rows[r]][columns[c]][k]; a null index stands for
-// 0, 1, 2, ... Runs of at most 1024 products are summed in T, the runs in float64 in one order.
-template <class T>
-void row_inner_products(const T *a, const T *b, std::int64_t rows, std::int64_t columns,
-                        std::int64_t block, const std::int64_t *row_index,
-                        const std::int64_t *column_index, double *sums, int threads);
+// sums[r] = sum over c, k of a[r][c][k] * b[row_index[r]][column_index[c]][k]; a null index stands
+// for 0, 1, 2, ...
+template <class T> struct RowProducts {
+  const T *a;
+  const T *b;
+  std::int64_t rows;
+  std::int64_t columns;
+  std::int64_t block;
+  const std::int64_t *row_index;
+  const std::int64_t *column_index;
+  double *sums;
+};
+
+// Runs of at most 1024 products are summed in T, the runs in float64 in one order.
+template <class T> void row_inner_products(const std::vector<RowProducts<T>> &tensors, int threads);
 
 } // namespace lmc

@@ -95,11 +95,13 @@ def add_products(
     instruction_set: int,
     threads: int,
 ) -> None: ...
-def row_inner_products(
-    a: NDArray[np.floating],
-    b: NDArray[np.floating],
-    row_index: NDArray[np.int64] | None,
-    column_index: NDArray[np.int64] | None,
+def row_inner_products_float32(
+    tensors: list[tuple[int, int, int, int, int, int, int]],
+    sums: NDArray[np.float64],
+    threads: int,
+) -> None: ...
+def row_inner_products_float64(
+    tensors: list[tuple[int, int, int, int, int, int, int]],
     sums: NDArray[np.float64],
     threads: int,
 ) -> None: ...

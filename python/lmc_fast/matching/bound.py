@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from lmc_fast.assignment import solve_assignment
 from lmc_fast.matching.objective import WeightProblem
-from lmc_fast.matching.places import Unfolded, row_inner_products
+from lmc_fast.matching.places import Pairing, Unfolded, row_inner_products
 
 
 def objective_bound(problem: WeightProblem) -> float:
@@ -40,16 +41,19 @@ def objective_bound(problem: WeightProblem) -> float:
                 chosen[name] = entry
     total = 0.0
     exact: dict[str, list[Unfolded]] = {}
+    by_norm: list[Tensor] = []
     for name, a in problem.a.items():
         place = chosen.get(name)
         if place is None:
             total += a.double().norm().item() * problem.b[name].double().norm().item()
         elif place.movers:
-            total += _paired(_norms(place.a), _norms(place.b))
+            by_norm += [place.a.contiguous(), place.b.contiguous()]
         elif a.ndim == 1:
             total += _paired(a.double(), problem.b[name].double())
         else:
             exact.setdefault(place.place.group, []).append(place)
+    norms = _norms(by_norm)
+    total += sum(_paired(a, b) for a, b in zip(norms[::2], norms[1::2], strict=True))
     for known in exact.values():
         doubled = [replace(e, a=e.a.double(), b=e.b.double()) for e in known]
         similarity = doubled[0].new_similarity()
@@ -66,8 +70,10 @@ def _paired(a: Tensor, b: Tensor) -> float:
     return torch.dot(a.sort().values, b.sort().values).item()
 
 
-def _norms(tensor: Tensor) -> Tensor:
+def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Length of every unit's weights; the slack covers their rounding to the dtype."""
-    rows = tensor.contiguous()
-    slack = tensor[0].numel() * torch.finfo(tensor.dtype).eps
-    return row_inner_products(rows, rows).sqrt() * (1 + slack)
+    squares = row_inner_products([Pairing(rows, rows) for rows in tensors])
+    return [
+        square.sqrt() * (1 + rows[0].numel() * torch.finfo(rows.dtype).eps)
+        for square, rows in zip(squares, tensors, strict=True)
+    ]

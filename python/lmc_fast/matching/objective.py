@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmc_fast.gather import axis_index, gather
-from lmc_fast.matching.places import Unfolded, places_of, row_inner_products, unfold
+from lmc_fast.matching.places import Pairing, Unfolded, places_of, row_inner_products, unfold
 from lmc_fast.permutation import Permutation
 from lmc_fast.spec import PermutationSpec
 
@@ -73,15 +73,16 @@ def weight_objective(
     O(size of the weights); without a copy of a tensor that moves along its first two axes only.
     """
     still = {g for g, p in permutation.items() if torch.equal(p, p.sort(dim=-1).values)}
-    return sum(
-        _inner_product(problem, name, permutation, still)
+    pairings = [
+        _pairing(problem, name, permutation, still)
         for name in (problem.a if tensors is None else tensors)
-    )
+    ]
+    return sum(sums.sum().item() for sums in row_inner_products(pairings))
 
 
-def _inner_product(
+def _pairing(
     problem: WeightProblem, name: str, permutation: Permutation, still: set[str]
-) -> float:
+) -> Pairing:
     a, b = problem.a[name], problem.b[name]
     terms = problem.spec.tensors[name]
     indices = {
@@ -89,8 +90,6 @@ def _inner_product(
         for axis, term in enumerate(terms)
         if not still.issuperset(term.groups)
     }
-    direct = all(axis < 2 and index.ndim == 1 for axis, index in indices.items())
-    if not direct:
-        b = gather(problem.spec, terms, permutation, b)
-        indices = {}
-    return row_inner_products(a, b, indices.get(0), indices.get(1)).sum().item()
+    if any(axis > 1 or index.ndim > 1 for axis, index in indices.items()):
+        return Pairing(a, gather(problem.spec, terms, permutation, b).contiguous())
+    return Pairing(a, b, indices.get(0), indices.get(1))

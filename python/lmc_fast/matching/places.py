@@ -219,36 +219,64 @@ def _length(spec: PermutationSpec, segment: Sequence[int | str | None]) -> int:
     return torch.Size(spec.factor_sizes(segment)).numel()
 
 
-def row_inner_products(
-    a: Tensor, b: Tensor, rows: Tensor | None = None, columns: Tensor | None = None
-) -> Tensor:
-    """Return ``<a[r], b[rows[r]][columns]>`` for every r; all in order without an index.
+@dataclass(frozen=True)
+class Pairing:
+    """A tensor of A and one of B, taken row by row.
 
-    Parameters
+    Attributes
     ----------
     a, b : Tensor, shape (r, c, ...)
         Contiguous, of one dtype, float32 or float64.
     rows, columns : Tensor, shapes (r,) and (c,), optional
-        int64 positions of `b` along its first two axes.
+        int64 positions of `b` along its first two axes; all in order without.
+    """
+
+    a: Tensor
+    b: Tensor
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+
+
+def row_inner_products(pairings: Sequence[Pairing]) -> list[Tensor]:
+    """Return ``<a[r], b[rows[r]][columns]>`` for every row r of every pairing.
 
     Returns
     -------
-    Tensor, shape (r,)
+    list of Tensor, shape (r,)
         float64; runs of at most 1024 products are summed in the dtype of `a` on the CPU.
     """
-    if a.device.type != "cpu":
-        b = b if rows is None else b.index_select(0, rows)
-        b = b if columns is None else b.index_select(1, columns)
-        sums: Tensor = torch.linalg.vecdot(a.reshape(len(a), -1), b.reshape(len(b), -1))
-        return sums.double()
-    shape = (len(a), a.shape[1] if a.ndim > 1 else 1, -1)
-    out = np.empty(len(a))
-    _core.row_inner_products(
-        a.reshape(shape).numpy(),
-        b.reshape(shape).numpy(),
-        None if rows is None else rows.contiguous().numpy(),
-        None if columns is None else columns.contiguous().numpy(),
-        out,
-        torch.get_num_threads(),
-    )
-    return torch.from_numpy(out)
+    if not pairings:
+        return []
+    if pairings[0].a.device.type != "cpu":
+        return [_row_inner_products(pairing) for pairing in pairings]
+    compiled = []
+    held: list[Tensor | None] = []
+    for p in pairings:
+        rows, columns = (i if i is None else i.contiguous() for i in (p.rows, p.columns))
+        held += [rows, columns]
+        n, m = len(p.a), p.a.shape[1] if p.a.ndim > 1 else 1
+        compiled.append(
+            (
+                p.a.data_ptr(),
+                p.b.data_ptr(),
+                0 if rows is None else rows.data_ptr(),
+                0 if columns is None else columns.data_ptr(),
+                n,
+                m,
+                p.a.numel() // max(n * m, 1),
+            )
+        )
+    sizes = [len(p.a) for p in pairings]
+    sums = np.empty(sum(sizes))
+    double = pairings[0].a.dtype == torch.float64
+    call = _core.row_inner_products_float64 if double else _core.row_inner_products_float32
+    call(compiled, sums, torch.get_num_threads())
+    return list(torch.split(torch.from_numpy(sums), sizes))
+
+
+def _row_inner_products(pairing: Pairing) -> Tensor:
+    a, b = pairing.a, pairing.b
+    b = b if pairing.rows is None else b.index_select(0, pairing.rows)
+    b = b if pairing.columns is None else b.index_select(1, pairing.columns)
+    sums: Tensor = torch.linalg.vecdot(a.reshape(len(a), -1), b.reshape(len(b), -1))
+    return sums.double()
