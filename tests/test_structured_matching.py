@@ -119,6 +119,22 @@ class CrossAttention(nn.Module):
         return self.head(h + self.attention(query=h, key=x, value=x, need_weights=False)[0])
 
 
+class Functional(nn.Module):
+    """Attention over the weights of layers that are never called, as in torchvision's Swin."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, 24), nn.Linear(24, 3)
+        self.qkv, self.proj = nn.Linear(24, 72), nn.Linear(24, 24)
+
+    def forward(self, x):
+        h = self.embed(x)
+        qkv = F.linear(h, self.qkv.weight, self.qkv.bias)
+        q, k, v = (t.unflatten(-1, (4, 6)).transpose(1, 2) for t in qkv.chunk(3, -1))
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+        return self.head(h + F.linear(out, self.proj.weight, self.proj.bias)).mean(1)
+
+
 class Grouped(nn.Sequential):
     def __init__(self):
         super().__init__(
@@ -139,6 +155,7 @@ MODELS = {
     "gpt": (Gpt, torch.randint(11, (2, 5))),
     "torch's encoder": (Encoder, SEQUENCE),
     "cross attention": (CrossAttention, SEQUENCE),
+    "functional attention": (Functional, SEQUENCE),
     "grouped convolution": (Grouped, randn(2, 3, 8, 8)),
 }
 

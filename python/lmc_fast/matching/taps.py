@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lmc_fast.matching.places import Place
 from lmc_fast.matching.structured import families_of
@@ -215,11 +216,40 @@ def captured(
                 seen[path, source] = _read(module, source, args, kwargs, output)
 
         handles.append(module.register_forward_hook(read, with_kwargs=True))
+    uncalled = {
+        id(modules[path].weight): (path, wanted)
+        for path, wanted in sources.items()
+        if isinstance(modules[path], _LINEAR)
+    }
     try:
-        yield seen
+        with _LinearCalls(uncalled, seen):
+            yield seen
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _LinearCalls(TorchFunctionMode):
+    """Read linear layers whose weight a model uses without calling the layer."""
+
+    def __init__(
+        self,
+        wanted: Mapping[int, tuple[str, set[str]]],
+        seen: dict[tuple[str, str], Tensor],
+    ) -> None:
+        super().__init__()
+        self.wanted = wanted
+        self.seen = seen
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is nn.functional.linear and len(args) > 1 and id(args[1]) in self.wanted:
+            path, sources = self.wanted[id(args[1])]
+            for source in sources:
+                self.seen[path, source] = output if source == "output" else args[0]
+        return output
 
 
 def _read(
