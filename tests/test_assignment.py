@@ -441,7 +441,7 @@ def test_same_answer_for_any_thread_count():
 
 
 # Rows read per row and list visits per row: no clock, so no noise.
-WORK = [("uniform", 10, 60), ("low rank", 25, 150), ("dead", 12, 60), ("constant", 6, 2)]
+WORK = [("uniform", 10, 60), ("low rank", 25, 150), ("dead", 8, 80), ("constant", 6, 2)]
 
 
 @pytest.mark.parametrize(("kind", "reads", "visits"), WORK)
