@@ -8,6 +8,7 @@
 #include "assignment_dense.hpp"
 #include "assignment_grid.hpp"
 #include "assignment_lists.hpp"
+#include "assignment_rank_one.hpp"
 #include "assignment_solver.hpp"
 #include "assignment_survey.hpp"
 #include "assignment_ties.hpp"
@@ -219,7 +220,7 @@ private:
         matching.price[j] = matrix.grid(
             std::clamp(problem_.sign * prices[j], -hint_limit * largest_, hint_limit * largest_));
       }
-    } else {
+    } else if (findings.poisoned || !rank_one_prices(matrix, matching.price)) {
       start_prices(matrix, findings, classes, matching.price);
     }
     return matching;

@@ -259,12 +259,6 @@ template <class T> LMC_INLINE T smallest_size_impl(const T *row, std::int64_t co
   return result;
 }
 
-LMC_INLINE Doubles widened(const double *at) { return load(at); }
-LMC_INLINE Doubles widened(const float *at) {
-  return Doubles{static_cast<double>(at[0]), static_cast<double>(at[1]), static_cast<double>(at[2]),
-                 static_cast<double>(at[3])};
-}
-
 template <class T>
 LMC_INLINE Moved moved_entries_impl(const T *row, std::int64_t count, const Grid &grid) {
   // An entry with so many trailing bits to spare is a multiple of the grid's step.

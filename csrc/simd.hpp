@@ -45,6 +45,13 @@ template <class T> LMC_INLINE Vector<T> &store(T *at) { return *reinterpret_cast
 LMC_INLINE Longs lane_numbers(double) { return Longs{0, 1, 2, 3}; }
 LMC_INLINE Ints lane_numbers(float) { return Ints{0, 1, 2, 3, 4, 5, 6, 7}; }
 
+// Four entries as doubles.
+LMC_INLINE Doubles widened(const double *at) { return load(at); }
+LMC_INLINE Doubles widened(const float *at) {
+  return Doubles{static_cast<double>(at[0]), static_cast<double>(at[1]), static_cast<double>(at[2]),
+                 static_cast<double>(at[3])};
+}
+
 // By value: deduced from a reference into memory, the type would lose its alignment of one element.
 LMC_INLINE Doubles larger(Doubles a, Doubles b) { return a > b ? a : b; }
 LMC_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
