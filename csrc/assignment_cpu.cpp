@@ -258,8 +258,10 @@ private:
     const std::int64_t *prefer = options_.keep ? options_.prefer : nullptr;
     // A search that stopped early has no optimum to choose among.
     if (certificate.gap == 0 && !interrupt_.stopped()) {
-      canonical_optimum(problem_.flipped ? certificate.tight.transposed() : certificate.tight,
-                        spare, prefer, cols, interrupt_);
+      const TightGraph transposed = certificate.tight.transposed();
+      const TightGraph &tight = certificate.tight;
+      canonical_optimum(problem_.flipped ? transposed : tight,
+                        problem_.flipped ? tight : transposed, spare, prefer, cols, interrupt_);
     }
     if (interrupt_.stopped()) {
       report_.status = AssignmentStatus::interrupted;

@@ -101,7 +101,9 @@ std::vector<std::int64_t> ascending(const std::vector<double> &values) {
 
 template <class T> bool rank_one_prices(const RowMatrix<T> &matrix, std::vector<double> &price) {
   const std::int64_t n = matrix.rows;
-  const std::int64_t pivot = n == matrix.cols && n >= 2 * sample ? pivot_row(matrix) : -1;
+  // Squares must stay within the range of doubles.
+  const bool suitable = n == matrix.cols && n >= 2 * sample && std::abs(matrix.grid.exponent) < 400;
+  const std::int64_t pivot = suitable ? pivot_row(matrix) : -1;
   if (pivot < 0) {
     return false;
   }

@@ -160,27 +160,32 @@ LMC_INLINE T upper_threshold_impl(const T *values, std::int64_t count, std::int6
     best = std::max(best, most[k]);
     bottom = std::min(bottom, least[k]);
   }
-  const auto enough = [&](std::int64_t reached) { return reached >= wanted; };
+  // Groups of nothing but constant columns are at -infinity, which has no middle.
+  bottom = std::max(bottom, std::numeric_limits<T>::lowest());
   T high = best;
-  T low = std::max(best - spread, bottom);
+  T below = spread;
+  T low = std::max(best - below, bottom);
   std::int64_t reached = count_reaching(values, count, low);
-  while (!enough(reached) && low > bottom) {
+  for (int step = 0; step < 64 && reached < wanted && low > bottom; ++step) {
     high = low;
-    spread *= 2;
-    low = std::max(best - spread, bottom);
+    below *= 2;
+    low = std::max(best - below, bottom);
     reached = count_reaching(values, count, low);
+  }
+  if (reached < wanted) {
+    return bottom;
   }
   for (int step = 0; step < 10 && reached > wanted + wanted / 3; ++step) {
     const T middle = low + (high - low) / 2;
     const std::int64_t count_there = count_reaching(values, count, middle);
-    if (enough(count_there)) {
+    if (count_there >= wanted) {
       low = middle;
       reached = count_there;
     } else {
       high = middle;
     }
   }
-  if (best - low > 0 && best - low < std::numeric_limits<T>::infinity()) {
+  if (best - low > 0) {
     spread = best - low;
   }
   return low;
@@ -204,11 +209,12 @@ LMC_INLINE std::int64_t members_reaching_impl(const T *row, T sign, const T *pri
                                               const std::int32_t *groups, std::int64_t group_count,
                                               T threshold, std::int32_t *places) {
   const std::int64_t block = group_lanes * depth;
+  const std::int64_t whole = count / group_lanes * group_lanes;
   std::int64_t found = 0;
   for (std::int64_t g = 0; g < group_count; ++g) {
-    const std::int64_t number = groups[g] / group_lanes;
-    const std::int64_t last = std::min(count, (number + 1) * block);
-    for (std::int64_t j = number * block + groups[g] % group_lanes; j < last; j += group_lanes) {
+    const std::int64_t begin = std::min(groups[g] / group_lanes * block, whole);
+    const std::int64_t end = begin < whole ? std::min(begin + block, whole) : count;
+    for (std::int64_t j = begin + groups[g] % group_lanes; j < end; j += group_lanes) {
       places[found] = static_cast<std::int32_t>(j);
       found += row[j] * sign - price[j] >= threshold;
     }

@@ -1,6 +1,7 @@
 #include "assignment_ties.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 
 namespace lmc {
@@ -10,11 +11,12 @@ namespace {
 // row that can hold any spare column, with rows > cols a dummy column that any spare row can take.
 class TieBreaker {
 public:
-  TieBreaker(const TightGraph &graph, const std::vector<char> &spare, const std::int64_t *prefer,
-             std::vector<std::int64_t> &col_of, Interrupt &interrupt)
-      : graph_(graph), spare_(spare), prefer_(prefer), col_of_(col_of), interrupt_(interrupt),
-        row_of_(graph.cols, -1), fixed_(graph.words, 0), seen_(graph.words, 0),
-        via_(graph.cols + 1), row_potential_(prefer ? graph.rows + 1 : 0),
+  TieBreaker(const TightGraph &graph, const TightGraph &transposed, const std::vector<char> &spare,
+             const std::int64_t *prefer, std::vector<std::int64_t> &col_of, Interrupt &interrupt)
+      : graph_(graph), transposed_(transposed), spare_(spare), prefer_(prefer), col_of_(col_of),
+        interrupt_(interrupt), row_of_(graph.cols, -1), fixed_(graph.words, 0),
+        seen_(graph.words, 0), fixed_rows_(transposed.words, 0), via_(graph.cols + 1),
+        onward_(graph.cols, -1), row_potential_(prefer ? graph.rows + 1 : 0),
         col_potential_(prefer ? graph.cols + 1 : 0), wanted_(prefer ? graph.rows : 0, -1) {
     for (std::int64_t i = 0; i < graph.rows; ++i) {
       if (col_of[i] >= 0) {
@@ -41,9 +43,9 @@ public:
         continue;
       }
       const std::int64_t target = current(i);
-      begin_search();
-      if (search(j, target)) {
-        rotate(i, j, target);
+      begin_search(target);
+      if (search(j, target, true)) {
+        rotate(i, j);
         --row_potential_[i];
       } else {
         shift_reached();
@@ -71,11 +73,11 @@ public:
             continue;
           }
           if (fresh) {
-            begin_search();
+            begin_search(target);
             fresh = false;
           }
-          if (!is_seen(j) && search(j, target)) {
-            rotate(i, j, target);
+          if (!is_seen(j) && search(j, target, false)) {
+            rotate(i, j);
             w = graph_.words;
             break;
           }
@@ -84,6 +86,7 @@ public:
       if (col_of_[i] >= 0) {
         fixed_[col_of_[i] / 64] |= std::uint64_t{1} << (col_of_[i] % 64);
       }
+      fixed_rows_[i / 64] |= std::uint64_t{1} << (i % 64);
       first_open_ = i + 1;
       if (interrupt_(graph_.words)) {
         return;
@@ -92,8 +95,9 @@ public:
   }
 
 private:
+  // A row that moves, and the column it comes from (in moves_: goes to).
   struct Step {
-    std::int64_t row, from; // the row that moves here and the column it comes from
+    std::int64_t row, from;
   };
 
   std::int64_t dummy_row() const { return graph_.rows; }
@@ -107,10 +111,41 @@ private:
   }
   bool is_seen(std::int64_t j) const { return (seen_[j / 64] >> (j % 64)) & 1; }
 
-  void begin_search() {
+  void begin_search(std::int64_t target) {
     std::fill(seen_.begin(), seen_.end(), 0);
     reached_.clear();
     dummy_row_seen_ = dummy_col_seen_ = false;
+    for (const std::int64_t j : leading_) {
+      onward_[j] = -1;
+    }
+    leading_.clear();
+    led_ = 0;
+    if (target != dummy_col()) {
+      leading_.push_back(target);
+      onward_[target] = target;
+    }
+  }
+
+  // Steps back from one of the columns that lead to the target: the columns whose holders can move
+  // there lead to it too. False where none is left to step back from.
+  bool step_back() {
+    if (led_ == leading_.size()) {
+      return false;
+    }
+    const std::int64_t to = leading_[led_++];
+    interrupt_(transposed_.words);
+    const std::uint64_t *column = transposed_.bits.data() + to * transposed_.words;
+    for (std::int64_t w = 0; w < transposed_.words; ++w) {
+      for (std::uint64_t word = column[w] & ~fixed_rows_[w]; word; word &= word - 1) {
+        const std::int64_t k = w * 64 + std::countr_zero(word);
+        const std::int64_t from = col_of_[k];
+        if (from >= 0 && onward_[from] < 0 && usable(k, to)) {
+          onward_[from] = to;
+          leading_.push_back(from);
+        }
+      }
+    }
+    return true;
   }
 
   void reach(std::int64_t j, std::int64_t row, std::int64_t from) {
@@ -123,43 +158,51 @@ private:
     }
   }
 
+  bool leads_to_target(std::int64_t j, std::int64_t target) const {
+    return j == target || (j != dummy_col() && onward_[j] >= 0);
+  }
+
   // Searches for a chain of moves that starts with the holder of `source` giving it up and ends in
-  // `target`. What earlier searches of the same row reached is known to fail and stays marked.
-  bool search(std::int64_t source, std::int64_t target) {
+  // `target`, from both ends. What earlier searches of the same row reached is known to fail and
+  // stays marked; with `exhaustive` a failed search has reached all there is to reach.
+  bool search(std::int64_t source, std::int64_t target, bool exhaustive) {
     std::size_t head = reached_.size();
+    // Steps back do not know of places without partner.
+    const bool both_ways = !exhaustive && graph_.rows == graph_.cols;
     reach(source, -1, -1);
+    if (leads_to_target(source, target)) {
+      meeting_ = source;
+      return true;
+    }
     for (; head < reached_.size(); ++head) {
+      if (!step_back() && both_ways) {
+        meeting_ = source;
+        return leads_to_target(source, target);
+      }
       const std::int64_t at = reached_[head];
-      if (at == target) {
+      if (leads_to_target(at, target)) {
+        meeting_ = at;
         return true;
       }
       if (at == dummy_col()) {
         for (std::int64_t k = first_open_; k < graph_.rows; ++k) {
-          if (col_of_[k] < 0 && expand(k, at, target)) {
-            return true;
+          if (col_of_[k] < 0) {
+            expand(k, at);
           }
         }
       } else if (row_of_[at] >= 0) {
-        if (expand(row_of_[at], at, target)) {
-          return true;
-        }
+        expand(row_of_[at], at);
       } else if (!dummy_row_seen_) {
         dummy_row_seen_ = true;
-        if (expand_dummy_row(at, target)) {
-          return true;
-        }
+        expand_dummy_row(at);
       }
     }
     return false;
   }
 
-  bool expand(std::int64_t k, std::int64_t from, std::int64_t target) {
+  void expand(std::int64_t k, std::int64_t from) {
     interrupt_(graph_.words);
     const std::uint64_t *row = graph_.bits.data() + k * graph_.words;
-    if (target < graph_.cols && graph_.has(k, target) && !is_seen(target) && usable(k, target)) {
-      reach(target, k, from);
-      return true;
-    }
     for (std::int64_t w = 0; w < graph_.words; ++w) {
       for (std::uint64_t word = row[w] & ~seen_[w] & ~fixed_[w]; word; word &= word - 1) {
         const std::int64_t j = w * 64 + std::countr_zero(word);
@@ -170,30 +213,38 @@ private:
     }
     if (graph_.rows > graph_.cols && spare_[k] && !dummy_col_seen_ && usable(k, dummy_col())) {
       reach(dummy_col(), k, from);
-      return target == dummy_col();
     }
-    return false;
   }
 
-  bool expand_dummy_row(std::int64_t from, std::int64_t target) {
+  void expand_dummy_row(std::int64_t from) {
     for (std::int64_t j = 0; j < graph_.cols; ++j) {
       const bool fixed = (fixed_[j / 64] >> (j % 64)) & 1;
       if (spare_[j] && !fixed && !is_seen(j) && usable(dummy_row(), j)) {
         reach(j, dummy_row(), from);
-        if (j == target) {
-          return true;
-        }
       }
     }
-    return false;
   }
 
-  // Row i takes `source`; everybody on the chain moves one step on, the last into `target`.
-  void rotate(std::int64_t i, std::int64_t source, std::int64_t target) {
-    for (std::int64_t at = target; at != source;) {
-      const Step step = via_[at];
-      place(step.row, at);
-      at = step.from;
+  // Row i takes `source`; everybody on the chain moves one step on.
+  void rotate(std::int64_t i, std::int64_t source) {
+    // The first on the way that leads to the target: behind it the two ways could cross.
+    for (std::int64_t at = meeting_; at != source;) {
+      at = via_[at].from;
+      if (at != dummy_col() && onward_[at] >= 0) {
+        meeting_ = at;
+      }
+    }
+    moves_.clear();
+    for (std::int64_t at = meeting_; at != source; at = via_[at].from) {
+      moves_.push_back({via_[at].row, at});
+    }
+    if (meeting_ != dummy_col()) {
+      for (std::int64_t at = meeting_; onward_[at] != at && onward_[at] >= 0; at = onward_[at]) {
+        moves_.push_back({row_of_[at], onward_[at]});
+      }
+    }
+    for (const Step &move : moves_) {
+      place(move.row, move.from);
     }
     place(i, source);
   }
@@ -223,14 +274,18 @@ private:
     row_potential_[dummy_row()] += dummy_row_seen_;
   }
 
-  const TightGraph &graph_;
+  const TightGraph &graph_, &transposed_;
   const std::vector<char> &spare_;
   const std::int64_t *prefer_;
   std::vector<std::int64_t> &col_of_;
   Interrupt &interrupt_;
   std::vector<std::int64_t> row_of_;
-  std::vector<std::uint64_t> fixed_, seen_;
-  std::vector<Step> via_;
+  std::vector<std::uint64_t> fixed_, seen_, fixed_rows_;
+  std::vector<Step> via_, moves_;
+  // Columns from which the target can be reached, and for each the next column on the way.
+  std::vector<std::int64_t> leading_, onward_;
+  std::size_t led_ = 0;
+  std::int64_t meeting_ = -1;
   std::vector<std::int64_t> row_potential_, col_potential_, wanted_, reached_;
   std::int64_t first_open_ = 0;
   bool dummy_row_seen_ = false, dummy_col_seen_ = false;
@@ -238,22 +293,49 @@ private:
 
 } // namespace
 
+namespace {
+
+// Transposes 64 x 64 bits: swaps ever smaller blocks off the diagonal (Warren, Hacker's Delight,
+// section 7-3).
+void transpose_block(std::array<std::uint64_t, 64> &block) {
+  std::uint64_t mask = 0x00000000ffffffff;
+  for (std::size_t step = 32; step; step /= 2, mask ^= mask << step) {
+    for (std::size_t k = 0; k < 64; k = ((k | step) + 1) & ~step) {
+      const std::uint64_t swap = ((block[k] >> step) ^ block[k | step]) & mask;
+      block[k] ^= swap << step;
+      block[k | step] ^= swap;
+    }
+  }
+}
+
+} // namespace
+
 TightGraph TightGraph::transposed() const {
   TightGraph result(cols, rows);
-  for (std::int64_t i = 0; i < rows; ++i) {
+  std::array<std::uint64_t, 64> block;
+  for (std::int64_t first = 0; first < rows; first += 64) {
+    const std::int64_t height = std::min<std::int64_t>(64, rows - first);
     for (std::int64_t w = 0; w < words; ++w) {
-      for (std::uint64_t word = bits[i * words + w]; word; word &= word - 1) {
-        result.add(w * 64 + std::countr_zero(word), i);
+      block.fill(0);
+      std::uint64_t any = 0;
+      for (std::int64_t k = 0; k < height; ++k) {
+        any |= block[k] = bits[(first + k) * words + w];
+      }
+      if (any) {
+        transpose_block(block);
+        for (std::int64_t k = 0; k < std::min<std::int64_t>(64, cols - w * 64); ++k) {
+          result.bits[(w * 64 + k) * result.words + first / 64] = block[k];
+        }
       }
     }
   }
   return result;
 }
 
-void canonical_optimum(const TightGraph &graph, const std::vector<char> &spare,
-                       const std::int64_t *prefer, std::vector<std::int64_t> &col_of,
-                       Interrupt &interrupt) {
-  TieBreaker breaker(graph, spare, prefer, col_of, interrupt);
+void canonical_optimum(const TightGraph &graph, const TightGraph &transposed,
+                       const std::vector<char> &spare, const std::int64_t *prefer,
+                       std::vector<std::int64_t> &col_of, Interrupt &interrupt) {
+  TieBreaker breaker(graph, transposed, spare, prefer, col_of, interrupt);
   if (!prefer || breaker.agree()) {
     breaker.lexicographic();
   }

@@ -405,6 +405,18 @@ def test_wide_matrices_against_scipy_certificate_and_other_orientation(kind, sha
         assert (other.cols == result.cols).all()
 
 
+# Widths that are no multiple of any vector or block, wide enough for groups of several entries.
+@pytest.mark.parametrize("shape", [(523, 523), (611, 1003), (1029, 701)])
+@pytest.mark.parametrize("kind", ["uniform", "low rank", "dead", "integers", "products"])
+def test_widths_beyond_whole_blocks(kind, shape):
+    cost = random_matrix(np.random.default_rng(16), kind, *shape)
+    i, j = scipy.optimize.linear_sum_assignment(cost)
+    result = solve_assignment(cost)
+    expected = math.fsum(cost[i, j].astype(np.float64))
+    assert result.objective == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert_certified(cost, result)
+
+
 def test_warm_start_reads_less():
     rng = np.random.default_rng(12)
     cost = rng.random((300, 300), dtype=np.float32)
