@@ -6,7 +6,9 @@ import ctypes
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ROOT / "csrc" / "cuda"
 SIMT = ROOT / "tests" / "simt"
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+@cache
+def host_kernels(name):
+    """The kernels of csrc/cuda/NAME.cu, built once for all test modules of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        return compile_kernels(name, Path(folder))
 
 
 def compile_kernels(name, folder, *, replacements=(), defines=()):

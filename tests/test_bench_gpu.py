@@ -12,7 +12,7 @@ from lmc_fast import cuda_available
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from simt_host import HostLauncher, compile_kernels  # noqa: E402
+from simt_host import HostLauncher, host_kernels  # noqa: E402
 
 from bench import gpu, gpu_assignment, gpu_correlation, gpu_grid  # noqa: E402
 
@@ -77,8 +77,8 @@ def test_a_grid_case(corners, points):
     assert gpu.speedup(row) > 0
 
 
-def test_an_assignment_case(tmp_path, monkeypatch):
-    library = compile_kernels("assignment", tmp_path)
+def test_an_assignment_case(monkeypatch):
+    library = host_kernels("assignment")
     monkeypatch.setattr(gpu_assignment, "launcher_for", lambda *_: HostLauncher(library))
     row = gpu_assignment.measured(HostTimer(), "C1", ((12, 2), (20, 1)))
     assert row["same answer"]

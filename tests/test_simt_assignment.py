@@ -4,12 +4,12 @@ import pytest
 import torch
 from lmc_fast import linear_sum_assignment, solve_assignment
 from lmc_fast._cuda import assignment as cuda
-from simt_host import HostLauncher, compile_kernels
+from simt_host import HostLauncher, compile_kernels, host_kernels
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return compile_kernels("assignment", tmp_path_factory.mktemp("simt"))
+def library():
+    return host_kernels("assignment")
 
 
 def draw(kind, rows, cols, seed=0):

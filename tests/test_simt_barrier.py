@@ -11,13 +11,13 @@ from lmc_fast import LmcWarning, barrier, plane
 from lmc_fast.barrier import engine, fused_head
 from lmc_fast.barrier.fused_head import FusedHeadEvaluator
 from lmc_fast.barrier.replay import ReplayEvaluator
-from simt_host import HostLauncher, compile_kernels
+from simt_host import HostLauncher, host_kernels
 from torch import nn
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return compile_kernels("interpolation_grid", tmp_path_factory.mktemp("simt"))
+def library():
+    return host_kernels("interpolation_grid")
 
 
 def net(seed, make):

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from lmc_fast._cuda import cross_correlation as cuda
-from simt_host import HostLauncher, compile_kernels
+from simt_host import HostLauncher, compile_kernels, host_kernels
 
 TOLERANCE = {"float32": 1e-6, "fast": 1e-3, "exact": 1e-14}
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return compile_kernels("cross_correlation", tmp_path_factory.mktemp("simt"))
+def library():
+    return host_kernels("cross_correlation")
 
 
 def poisoned(p, q):
@@ -126,24 +126,35 @@ def test_memory_orders_are_read_in_place_and_agree(library):
         assert max(errors(view_x, view_y, buffers)) < TOLERANCE["float32"]
 
 
-def test_many_layers_share_launches_and_match_the_layers_alone(library):
+def test_all_layers_of_a_network_go_in_one_launch(library):
     generator = torch.Generator().manual_seed(4)
     shapes = [(40, 3 + 5 * i % 29) for i in range(35)] + [(40, 50), (40, 70), (40, 129)]
+    shapes += [(3, 7, 5, 5), (2, 66, 4, 4)]
     pairs = [(data(s, generator), data(s, generator)) for s in shapes]
+    pairs[3] = tuple(t.half() for t in pairs[3])
     together = [(x, y, poisoned(x.shape[1], y.shape[1])) for x, y in pairs]
-    launcher = CountingLauncher(library)
+    launcher = RecordingLauncher(library)
     cuda.accumulate(together, launcher=launcher, first=True)
-    assert launcher.launches == 3 * 4  # two groups of small tiles, one each of the larger ones
+    described = ["correlation_describe"] * 2  # 40 layers, 28 to a description
+    assert launcher.launched == [
+        *described,
+        "correlation_prepare",
+        *described,
+        "correlation_float32_128",
+        "correlation_reduce",
+    ]
     for x, y, buffers in together:
         assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
 
 
-class CountingLauncher(HostLauncher):
-    launches = 0
+class RecordingLauncher(HostLauncher):
+    def __init__(self, library):
+        super().__init__(library)
+        self.launched = []
 
-    def launch(self, *arguments):
-        self.launches += 1
-        super().launch(*arguments)
+    def launch(self, kernel, *arguments):
+        self.launched.append(kernel)
+        super().launch(kernel, *arguments)
 
 
 @pytest.mark.parametrize("shape", [(3000, 20), (60, 5, 7, 7)])
@@ -200,24 +211,28 @@ def test_values_too_large_for_their_scale_set_the_status(library):
     assert cuda.overflowed(buffers)
 
 
-def test_running_out_of_memory_takes_smaller_pieces(library, monkeypatch):
+@pytest.mark.parametrize("layers", [1, 4])
+def test_running_out_of_memory_takes_smaller_pieces(library, monkeypatch, layers):
     generator = torch.Generator().manual_seed(8)
-    x, y = data((4000, 20), generator), data((4000, 20), generator)
+    network = [
+        (data((1500, 20), generator), data((1500, 20), generator), poisoned(20, 20))
+        for _ in range(layers)
+    ]
     allocate = torch.empty
     refused = []
 
     def limited(size, **options):
-        if size > 3000:
+        if size > 3000:  # one slab of two layers at most
             refused.append(size)
             raise torch.OutOfMemoryError("out of memory")
         return allocate(size, **options)
 
-    buffers = poisoned(20, 20)
     launcher = HostLauncher(library)
     monkeypatch.setattr(cuda.torch, "empty", limited)
-    cuda.accumulate([(x, y, buffers)], launcher=launcher, first=True)
+    cuda.accumulate(network, launcher=launcher, first=True)
     assert refused
-    assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
+    for layer in network:
+        assert max(errors(*layer)) < TOLERANCE["float32"]
 
 
 MUTANTS = {
@@ -240,11 +255,14 @@ MUTANTS = {
 
 def compile_small(folder, *replacements):
     """The kernels of the smallest tile alone, for a quicker build."""
-    larger = "LMC_CORRELATION(128, 1)\nLMC_CORRELATION(64, 2)\n"
+    larger = (
+        ("LMC_CORRELATION(128, 1)\n", ""),
+        ("if (layer.tile == 64)\n    return correlate_layer<64, Split>(layer);", ""),
+    )
     return compile_kernels(
         "cross_correlation",
         folder,
-        replacements=((larger, ""), *replacements),
+        replacements=(*larger, *replacements),
         defines=("SIMT_SMALL",),
     )
 

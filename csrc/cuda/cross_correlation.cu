@@ -1,5 +1,8 @@
 // Cross moments of two activation matrices, sum over rows r of (x[r,i] - a[i]) (y[r,j] - b[j]), and
-// both sides' column sums, for many layers in one launch.
+// both sides' column sums, for all layers of a network in one launch.
+//
+// Kernel parameters hold 28 layers at most, so the layers lie in a table in device memory, which
+// small launches fill from their parameters: no copy from the host, which a graph could not hold.
 //
 // float32 accuracy on the half-precision tensor cores: every element is shifted by a provisional
 // mean, scaled by a power of two and split into two halves, x = hi + lo; the products hi hi, hi lo
@@ -12,7 +15,7 @@
 
 namespace lmc {
 
-constexpr int max_layers = 31; // of one launch: what fits into 4 kB of kernel parameters
+constexpr int described = 28; // layers to a description: what fits into 4 kB of parameters
 constexpr int threads = 256;
 constexpr int chunk = 4;  // consecutive elements a thread moves at a time
 constexpr int stages = 3; // tiles of raw input under way
@@ -33,7 +36,7 @@ struct Operand {
   int aligned; // every chunk starts on a multiple of its own size
 };
 
-struct Layer {
+struct alignas(16) Layer {
   Operand operands[2];
   double *moments; // [p][q], added to
   int *status;
@@ -42,17 +45,43 @@ struct Layer {
   int spatial;
   int slab_rows; // a multiple of 128
   int slabs;
-  int first_block; // of the tile kernel
-  int first_tile;  // of the reduction, and of the preparation's channels
-};
-
-struct CorrelationParams {
-  int layers;
+  int tile; // 128, 64 or 32 channels of either side
   ElementType type;
-  Layer layer[max_layers];
+  int first_block; // of the products, or of the preparation
+  int first_tile;  // of the reduction
 };
 
-static_assert(sizeof(CorrelationParams) <= 4096);
+struct LayerTable {
+  const Layer *layers; // first blocks and first tiles ascend
+  int count;
+};
+
+struct LayerDescription {
+  Layer *to;
+  int count;
+  Layer layer[described];
+};
+
+static_assert(sizeof(LayerDescription) <= 4096);
+
+extern "C" __global__ void
+correlation_describe(const __grid_constant__ LayerDescription description) {
+  const int i = int(threadIdx.x);
+  if (i < description.count)
+    description.to[i] = description.layer[i];
+}
+
+// The layer that this block belongs to, copied to the start of shared memory.
+template <int Layer::*First> __device__ inline const Layer &find_layer(const LayerTable &table) {
+  auto *found = reinterpret_cast<Layer *>(shared_memory());
+  const int block = int(blockIdx.x);
+  for (int i = int(threadIdx.x); i < table.count; i += threads)
+    if (table.layers[i].*First <= block &&
+        (i + 1 == table.count || block < table.layers[i + 1].*First))
+      *found = table.layers[i];
+  barrier();
+  return *found;
+}
 
 __device__ inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
@@ -75,15 +104,10 @@ __device__ inline float element(const void *data, ElementType type, Int64 offset
 // channel. A power of two keeps the scaling exact; four bits above the standard deviation leave
 // room for values 4000 standard deviations away and keep the lower half's last bit 2^-28 below it.
 extern "C" __global__ void __launch_bounds__(threads)
-    correlation_prepare(const __grid_constant__ CorrelationParams params) {
-  const int warps = threads / 32;
+    correlation_prepare(const __grid_constant__ LayerTable table) {
+  const Layer &layer = find_layer<&Layer::first_block>(table);
   const int lane = threadIdx.x % 32;
-  int channel = int(blockIdx.x) * warps + threadIdx.x / 32;
-  int index = 0;
-  while (index + 1 < params.layers && params.layer[index + 1].first_tile <= channel)
-    ++index;
-  const Layer &layer = params.layer[index];
-  channel -= layer.first_tile;
+  int channel = (int(blockIdx.x) - layer.first_block) * (threads / 32) + threadIdx.x / 32;
   const int side = channel >= layer.operands[0].channels;
   const Operand &operand = layer.operands[side];
   channel -= side * layer.operands[0].channels;
@@ -94,7 +118,7 @@ extern "C" __global__ void __launch_bounds__(threads)
   const int step = layer.rows / samples;
   float sum = 0.0f;
   for (int s = lane; s < samples; s += 32)
-    sum += element(operand.data, params.type,
+    sum += element(operand.data, layer.type,
                    element_offset(operand, layer.spatial, UInt32(s * step), channel));
   for (int mask = 16; mask > 0; mask /= 2)
     sum += shuffle_xor(sum, mask);
@@ -102,7 +126,7 @@ extern "C" __global__ void __launch_bounds__(threads)
   float squares = 0.0f;
   for (int s = lane; s < samples; s += 32) {
     const float deviation =
-        element(operand.data, params.type,
+        element(operand.data, layer.type,
                 element_offset(operand, layer.spatial, UInt32(s * step), channel)) -
         mean;
     squares += deviation * deviation;
@@ -151,16 +175,16 @@ template <int Size> struct Tile : Shape<Size> {
 };
 
 // Where a tile lies and what it covers.
-struct Place {
+struct alignas(16) Place {
   int m, n; // first channel of either side
   int slab;
   UInt32 begin; // rows
   UInt32 end;
 };
 
-template <int Size> __device__ inline Place place_of(const Layer &layer, int block) {
-  const int tiles_m = ceil_div(layer.operands[0].channels, Size);
-  const int tiles_n = ceil_div(layer.operands[1].channels, Size);
+__device__ inline Place place_of(const Layer &layer, int block) {
+  const int tiles_m = ceil_div(layer.operands[0].channels, layer.tile);
+  const int tiles_n = ceil_div(layer.operands[1].channels, layer.tile);
   const int tiles = tiles_m * tiles_n;
   Place place;
   place.slab = block / tiles;
@@ -169,12 +193,21 @@ template <int Size> __device__ inline Place place_of(const Layer &layer, int blo
   const int group = tile / (8 * tiles_n);
   const int height = tiles_m - group * 8 < 8 ? tiles_m - group * 8 : 8;
   const int within = tile - group * 8 * tiles_n;
-  place.m = (group * 8 + within % height) * Size;
-  place.n = within / height * Size;
+  place.m = (group * 8 + within % height) * layer.tile;
+  place.n = within / height * layer.tile;
   place.begin = UInt32(place.slab) * UInt32(layer.slab_rows);
   const UInt32 end = place.begin + UInt32(layer.slab_rows);
   place.end = end < UInt32(layer.rows) ? end : UInt32(layer.rows);
   return place;
+}
+
+// Shared memory of a tile: the layer, the place, and then the rest. The place is not in registers,
+// where the smaller tiles have none to spare.
+__device__ inline Place &shared_place() {
+  return *reinterpret_cast<Place *>(shared_memory() + sizeof(Layer));
+}
+__device__ inline unsigned char *scratch() {
+  return shared_memory() + sizeof(Layer) + sizeof(Place);
 }
 
 // Raw input, one 16-byte slot for every chunk; only the thread that filled a slot reads it.
@@ -212,24 +245,24 @@ template <int Size, bool Split, bool Planar> struct TileProduct {
   static constexpr int parts = Split ? 2 : 1;
 
   const Layer &layer;
-  ElementType type;
-  Place place;
+  const Place &place;
   unsigned char *raw;
-  UInt16 *halves;     // [2 buffers][2 sides][parts][T::halves]
-  float *normaliser;  // [2 sides][shift, scale][Size]
-  bool statistics[2]; // whether this block owns a side's column sums
+  UInt16 *halves;    // [2 buffers][2 sides][parts][T::halves]
+  float *normaliser; // [2 sides][shift, scale][Size]
   float sum[2][chunk];
   float squares[2][chunk];
   float largest;
   float accumulator[T::blocks_m][T::blocks_n][4];
   float total[T::blocks_m][T::blocks_n][4];
 
-  __device__ TileProduct(const CorrelationParams &params, const Layer &owner, const Place &where)
-      : layer(owner), type(params.type), place(where), raw(shared_memory()),
+  __device__ TileProduct(const Layer &owner, const Place &where)
+      : layer(owner), place(where), raw(scratch()),
         halves(reinterpret_cast<UInt16 *>(raw + T::raw_bytes)),
-        normaliser(reinterpret_cast<float *>(halves + 2 * 2 * parts * T::halves)),
-        statistics{where.n == 0, where.m == 0}, sum{}, squares{}, largest(0.0f), accumulator{},
-        total{} {}
+        normaliser(reinterpret_cast<float *>(halves + 2 * 2 * parts * T::halves)), sum{}, squares{},
+        largest(0.0f), accumulator{}, total{} {}
+
+  // Whether this block owns a side's column sums.
+  __device__ bool owns_statistics(int side) const { return (side ? place.m : place.n) == 0; }
 
   // Offsets, within a stage, of a thread's chunk: the row and channel of its first element.
   __device__ static int chunk_row(int index) {
@@ -267,7 +300,7 @@ template <int Size, bool Split, bool Planar> struct TileProduct {
           const UInt32 row = first + UInt32(chunk_row(index));
           const int channel = (side ? place.n : place.m) + chunk_channel(index);
           unsigned char *slot = raw_slot(raw, stage % stages, side, index);
-          if (type == float32)
+          if (layer.type == float32)
             fetch_chunk<float>(slot, layer.operands[side], layer.spatial, row, place.end, channel);
           else
             fetch_chunk<UInt16>(slot, layer.operands[side], layer.spatial, row, place.end, channel);
@@ -291,7 +324,7 @@ template <int Size, bool Split, bool Planar> struct TileProduct {
         for (int e = 0; e < chunk; ++e) {
           const bool inside = first + UInt32(row + (Planar ? e : 0)) < place.end;
           const int c = Planar ? 0 : e;
-          value[e] = inside ? (element(slot, type, e) - shift[c]) * shift[Size + c] : 0.0f;
+          value[e] = inside ? (element(slot, layer.type, e) - shift[c]) * shift[Size + c] : 0.0f;
           largest = fmaxf(largest, fabsf(value[e]));
         }
 #pragma unroll
@@ -305,7 +338,7 @@ template <int Size, bool Split, bool Planar> struct TileProduct {
           else
             a = rounded_a, b = rounded_b; // the statistics are those of what is multiplied
         }
-        if (statistics[side])
+        if (owns_statistics(side))
 #pragma unroll
           for (int e = 0; e < chunk; ++e) {
             const int s = Planar ? index : e;
@@ -409,7 +442,7 @@ template <int Size, bool Split, bool Planar> struct TileProduct {
     const int m = warp / T::row_groups % (Size / T::warp_rows) * T::warp_rows;
     const int n = warp / T::row_groups / (Size / T::warp_rows) * T::warp_columns;
     float *target =
-        T::row_groups == 1 ? out : reinterpret_cast<float *>(shared_memory()) + group * Size * Size;
+        T::row_groups == 1 ? out : reinterpret_cast<float *>(scratch()) + group * Size * Size;
 #pragma unroll
     for (int i = 0; i < T::blocks_m; ++i)
 #pragma unroll
@@ -422,7 +455,7 @@ template <int Size, bool Split, bool Planar> struct TileProduct {
         }
     if constexpr (T::row_groups > 1) {
       barrier();
-      const auto *shared = reinterpret_cast<const float *>(shared_memory());
+      const auto *shared = reinterpret_cast<const float *>(scratch());
       for (int i = int(threadIdx.x); i < Size * Size; i += threads) {
         float value = shared[i];
 #pragma unroll
@@ -439,7 +472,7 @@ template <int Size, bool Split, bool Planar> struct TileProduct {
     constexpr int sharers = Planar ? T::depth / chunk : threads / (Size / chunk);
     const int origin = side ? place.n : place.m;
     const int channels = layer.operands[side].channels;
-    auto *parts_of = reinterpret_cast<float *>(shared_memory()); // [2][Size][sharers]
+    auto *parts_of = reinterpret_cast<float *>(scratch()); // [2][Size][sharers]
     const int t = int(threadIdx.x);
 #pragma unroll
     for (int s = 0; s < (Planar ? 2 : chunk); ++s) {
@@ -461,39 +494,51 @@ template <int Size, bool Split, bool Planar> struct TileProduct {
   }
 };
 
-template <int Size> __device__ inline float *statistics_of(const Layer &layer, int side, int slab) {
-  const int tiles =
-      ceil_div(layer.operands[0].channels, Size) * ceil_div(layer.operands[1].channels, Size);
-  float *base = layer.workspace + Int64(layer.slabs) * tiles * (Size * Size);
+__device__ inline int tiles_of(const Layer &layer) {
+  return ceil_div(layer.operands[0].channels, layer.tile) *
+         ceil_div(layer.operands[1].channels, layer.tile);
+}
+
+__device__ inline float *statistics_of(const Layer &layer, int side, int slab) {
+  float *base = layer.workspace + Int64(layer.slabs) * tiles_of(layer) * (layer.tile * layer.tile);
   if (side)
     base += Int64(layer.slabs) * 2 * layer.operands[0].channels;
   return base + Int64(slab) * 2 * layer.operands[side].channels;
 }
 
 template <int Size, bool Split, bool Planar>
-__device__ inline void correlate_tile(const CorrelationParams &params, const Layer &layer,
-                                      int block) {
-  TileProduct<Size, Split, Planar> tile(params, layer, place_of<Size>(layer, block));
+__device__ inline void correlate_tile(const Layer &layer) {
+  const int block = int(blockIdx.x) - layer.first_block;
+  if (threadIdx.x == 0)
+    shared_place() = place_of(layer, block);
+  barrier();
+  TileProduct<Size, Split, Planar> tile(layer, shared_place());
   tile.run();
   tile.write_product(layer.workspace + Int64(block) * (Size * Size));
 #pragma unroll
   for (int side = 0; side < 2; ++side)
-    if (tile.statistics[side])
-      tile.write_statistics(statistics_of<Size>(layer, side, tile.place.slab), side);
+    if (tile.owns_statistics(side))
+      tile.write_statistics(statistics_of(layer, side, tile.place.slab), side);
   if (tile.largest > largest_half)
     atomic_or(layer.status, overflow);
 }
 
-template <int Size, bool Split> __device__ inline void correlate(const CorrelationParams &params) {
-  const int block = int(blockIdx.x);
-  int index = 0;
-  while (index + 1 < params.layers && params.layer[index + 1].first_block <= block)
-    ++index;
-  const Layer &layer = params.layer[index];
+template <int Size, bool Split> __device__ inline void correlate_layer(const Layer &layer) {
   if (layer.spatial == 0)
-    correlate_tile<Size, Split, false>(params, layer, block - layer.first_block);
+    correlate_tile<Size, Split, false>(layer);
   else
-    correlate_tile<Size, Split, true>(params, layer, block - layer.first_block);
+    correlate_tile<Size, Split, true>(layer);
+}
+
+// Layers of any tile size up to Largest.
+template <int Largest, bool Split> __device__ inline void correlate(const LayerTable &table) {
+  const Layer &layer = find_layer<&Layer::first_block>(table);
+  if constexpr (Largest == 128)
+    if (layer.tile == 128)
+      return correlate_layer<128, Split>(layer);
+  if (layer.tile == 64)
+    return correlate_layer<64, Split>(layer);
+  correlate_layer<32, Split>(layer);
 }
 
 // Of a power of two, exactly.
@@ -502,22 +547,21 @@ __device__ inline float inverse(float power) {
 }
 
 // Adds the slabs' partial results, in order, to the float64 accumulators. One block to a tile.
-template <int Size> __device__ inline void reduce(const CorrelationParams &params) {
-  int index = 0;
-  while (index + 1 < params.layers && params.layer[index + 1].first_tile <= int(blockIdx.x))
-    ++index;
-  const Layer &layer = params.layer[index];
+extern "C" __global__ void __launch_bounds__(threads)
+    correlation_reduce(const __grid_constant__ LayerTable table) {
+  const Layer &layer = find_layer<&Layer::first_tile>(table);
   const int p = layer.operands[0].channels, q = layer.operands[1].channels;
-  const int tiles = ceil_div(p, Size) * ceil_div(q, Size);
+  const int size = layer.tile, area = size * size;
+  const int tiles = tiles_of(layer);
   const int tile = int(blockIdx.x) - layer.first_tile;
-  const Place place = place_of<Size>(layer, tile);
-  for (int e = int(threadIdx.x); e < Size * Size; e += threads) {
-    const int i = place.m + e / Size, j = place.n + e % Size;
+  const Place place = place_of(layer, tile);
+  for (int e = int(threadIdx.x); e < area; e += threads) {
+    const int i = place.m + e / size, j = place.n + e % size;
     if (i >= p || j >= q)
       continue;
     double value = 0.0;
     for (int slab = 0; slab < layer.slabs; ++slab)
-      value += double(layer.workspace[(Int64(slab) * tiles + tile) * (Size * Size) + e]);
+      value += double(layer.workspace[(Int64(slab) * tiles + tile) * area + e]);
     value *= double(inverse(layer.operands[0].normaliser[p + i]));
     value *= double(inverse(layer.operands[1].normaliser[q + j]));
     layer.moments[Int64(i) * q + j] += value;
@@ -527,35 +571,30 @@ template <int Size> __device__ inline void reduce(const CorrelationParams &param
     if ((side ? place.m : place.n) != 0)
       continue;
     const Operand &operand = layer.operands[side];
-    for (int e = int(threadIdx.x); e < 2 * Size; e += threads) {
-      const int channel = (side ? place.n : place.m) + e % Size, kind = e / Size;
+    for (int e = int(threadIdx.x); e < 2 * size; e += threads) {
+      const int channel = (side ? place.n : place.m) + e % size, kind = e / size;
       if (channel >= operand.channels)
         continue;
       double value = 0.0;
       for (int slab = 0; slab < layer.slabs; ++slab)
-        value += double(statistics_of<Size>(layer, side, slab)[kind * operand.channels + channel]);
+        value += double(statistics_of(layer, side, slab)[kind * operand.channels + channel]);
       const double unit = double(inverse(operand.normaliser[operand.channels + channel]));
       operand.sums[kind * operand.channels + channel] += value * (kind ? unit * unit : unit);
     }
   }
 }
 
-#define LMC_CORRELATION(size, blocks)                                                              \
+#define LMC_CORRELATION(largest, blocks)                                                           \
   extern "C" __global__ void __launch_bounds__(threads, blocks)                                    \
-      correlation_float32_##size(const __grid_constant__ CorrelationParams params) {               \
-    correlate<size, true>(params);                                                                 \
+      correlation_float32_##largest(const __grid_constant__ LayerTable table) {                    \
+    correlate<largest, true>(table);                                                               \
   }                                                                                                \
   extern "C" __global__ void __launch_bounds__(threads, blocks)                                    \
-      correlation_fast_##size(const __grid_constant__ CorrelationParams params) {                  \
-    correlate<size, false>(params);                                                                \
-  }                                                                                                \
-  extern "C" __global__ void __launch_bounds__(threads)                                            \
-      correlation_reduce_##size(const __grid_constant__ CorrelationParams params) {                \
-    reduce<size>(params);                                                                          \
+      correlation_fast_##largest(const __grid_constant__ LayerTable table) {                       \
+    correlate<largest, false>(table);                                                              \
   }
 
 LMC_CORRELATION(128, 1)
 LMC_CORRELATION(64, 2)
-LMC_CORRELATION(32, 2)
 
 } // namespace lmc

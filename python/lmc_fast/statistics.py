@@ -234,7 +234,7 @@ def update_moments(
 ) -> None:
     """Add one batch to many accumulators, as `CrossMoments.update` does to one.
 
-    On CUDA all layers of a network go to the device together, in a few launches.
+    On CUDA one launch serves all layers of a network, whatever their sizes.
     """
     queued: dict[tuple[torch.device, str], list[tuple[DeviceMoments, Tensor, Tensor]]] = {}
     for held, x, y in zip(moments, xs, ys, strict=True):

@@ -3,19 +3,16 @@
 #include "launcher.hpp"
 
 namespace {
-using lmc::CorrelationParams;
+using lmc::LayerTable;
 const simt::Kernel kernels[] = {
-    SIMT_KERNEL(correlation_prepare, CorrelationParams),
-    SIMT_KERNEL(correlation_float32_32, CorrelationParams),
-    SIMT_KERNEL(correlation_fast_32, CorrelationParams),
-    SIMT_KERNEL(correlation_reduce_32, CorrelationParams),
+    SIMT_KERNEL(correlation_describe, lmc::LayerDescription),
+    SIMT_KERNEL(correlation_prepare, LayerTable),
+    SIMT_KERNEL(correlation_float32_64, LayerTable),
+    SIMT_KERNEL(correlation_fast_64, LayerTable),
+    SIMT_KERNEL(correlation_reduce, LayerTable),
 #if !defined(SIMT_SMALL)
-    SIMT_KERNEL(correlation_float32_128, CorrelationParams),
-    SIMT_KERNEL(correlation_float32_64, CorrelationParams),
-    SIMT_KERNEL(correlation_fast_128, CorrelationParams),
-    SIMT_KERNEL(correlation_fast_64, CorrelationParams),
-    SIMT_KERNEL(correlation_reduce_128, CorrelationParams),
-    SIMT_KERNEL(correlation_reduce_64, CorrelationParams),
+    SIMT_KERNEL(correlation_float32_128, LayerTable),
+    SIMT_KERNEL(correlation_fast_128, LayerTable),
 #endif
 };
 } // namespace

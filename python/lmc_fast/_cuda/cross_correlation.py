@@ -18,8 +18,9 @@ from lmc_fast._cuda.launcher import Launcher
 MODES = ("float32", "fast", "exact")
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
-_MAX_LAYERS = 31
+_DESCRIBED = 28
 _THREADS = 256
+_WARPS = _THREADS // 32
 _STAGES = 3
 _OVERFLOW = 1
 _MAX_ROWS = 1 << 30
@@ -52,17 +53,29 @@ class _Layer(ctypes.Structure):
         ("spatial", ctypes.c_int),
         ("slab_rows", ctypes.c_int),
         ("slabs", ctypes.c_int),
+        ("tile", ctypes.c_int),
+        ("type", ctypes.c_int),
         ("first_block", ctypes.c_int),
         ("first_tile", ctypes.c_int),
+        ("padding", ctypes.c_int * 2),
     )
 
 
-class _Params(ctypes.Structure):
+class _Table(ctypes.Structure):
+    _fields_ = (("layers", ctypes.c_void_p), ("count", ctypes.c_int))
+
+
+class _Description(ctypes.Structure):
     _fields_ = (
-        ("layers", ctypes.c_int),
-        ("type", ctypes.c_int),
-        ("layer", _Layer * _MAX_LAYERS),
+        ("to", ctypes.c_void_p),
+        ("count", ctypes.c_int),
+        ("padding", ctypes.c_int),
+        ("layer", _Layer * _DESCRIBED),
     )
+
+
+_LAYER_BYTES = ctypes.sizeof(_Layer)
+_PLACE_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ class _Piece:
     rows: int
     spatial: int
     first_image: int = 0
-    slab_rows: int = 0
+    slab_rows: int = _MAX_SLAB_ROWS
 
     @property
     def dtype(self) -> torch.dtype:
@@ -128,6 +141,11 @@ class _Piece:
     def tile(self) -> int:
         largest = max(side.channels for side in self.sides)
         return 128 if largest > 64 else 64 if largest > 32 else 32
+
+    @property
+    def warps(self) -> int:
+        """Warps of the preparation, one to a channel, in whole blocks."""
+        return _WARPS * -(-sum(side.channels for side in self.sides) // _WARPS)
 
     @property
     def tiles(self) -> int:
@@ -153,8 +171,8 @@ def accumulate(
     """Add the moments of every layer's (x, y) to its buffers.
 
     x and y are (n, channels), or (n, channels, ...) with n and the trailing axes as rows;
-    row-major, channels-last and NCHW memory is read in place. One launch serves up to 31 layers of
-    one tile size (128, 64 or 32 channels) and dtype.
+    row-major, channels-last and NCHW memory is read in place. All layers go in one launch, whatever
+    their number, sizes and dtypes, then one adds the launch's parts; float64 goes through torch.
 
     Parameters
     ----------
@@ -168,7 +186,7 @@ def accumulate(
     -----
     2 n p q operations for each of three products (one in fast mode) on the tensor cores, n (p + q)
     elements read. The result does not depend on the schedule. When a workspace does not fit, the
-    rows are taken in smaller pieces.
+    rows are taken in smaller pieces, at last layer by layer.
     """
     pieces = [_piece(x, y, buffers) for x, y, buffers in layers]
     pieces = [piece for piece in pieces if piece.rows and piece.buffers.cross.numel()]
@@ -176,10 +194,13 @@ def accumulate(
     for piece in wide:
         _accumulate_float64(piece, first)
     narrow = [piece for piece in pieces if mode != "exact" and piece.dtype != torch.float64]
-    for group in _groups(narrow):
-        if first:
-            _prepare(group, launcher)
-        _accumulate_group(group, launcher, mode, _WORKSPACE_BYTES)
+    if not narrow:
+        return
+    # The largest tiles first: the others fill in beside them.
+    narrow.sort(key=lambda piece: -piece.tile)
+    if first:
+        _prepare(narrow, launcher)
+    _accumulate_together(narrow, launcher, mode, _WORKSPACE_BYTES)
 
 
 def imprecise_channels(buffers: MomentBuffers, count: int) -> Tensor:
@@ -236,74 +257,85 @@ def _is_aligned(tensor: Tensor, stride: int, spatial: int) -> bool:
     return whole and tensor.data_ptr() % (4 * tensor.element_size()) == 0
 
 
-def _groups(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
-    """Pieces that share a kernel, at most 31 at a time."""
-    by_kernel: dict[tuple[int, torch.dtype], list[_Piece]] = {}
-    for piece in pieces:
-        by_kernel.setdefault((piece.tile, piece.dtype), []).append(piece)
-    for group in by_kernel.values():
-        for start in range(0, len(group), _MAX_LAYERS):
-            yield group[start : start + _MAX_LAYERS]
-
-
-def _pack(pieces: Sequence[_Piece], *, workspace: int = 0, prepare: bool = False) -> _Params:
-    params = _Params()
-    params.layers = len(pieces)
-    params.type = TYPES[pieces[0].dtype]
+def _describe(
+    pieces: Sequence[_Piece], launcher: Launcher, *, workspace: int = 0, prepare: bool = False
+) -> tuple[_Table, Tensor]:
+    """Write the pieces' descriptions to a table on the device, which the caller keeps alive."""
+    device = pieces[0].buffers.cross.device
+    memory = torch.empty(len(pieces) * _LAYER_BYTES, dtype=torch.uint8, device=device)
     block = tile = offset = 0
-    for layer, piece in zip(params.layer, pieces, strict=False):
-        for operand, side, normaliser, sums in zip(
-            layer.operands, piece.sides, piece.buffers.normalisers, piece.buffers.sums, strict=True
-        ):
-            start = piece.first_image * side.stride * side.data.element_size()
-            operand.data = side.data.data_ptr() + start
-            operand.normaliser = normaliser.data_ptr()
-            operand.sums = sums.data_ptr()
-            operand.stride = side.stride
-            operand.channels = side.channels
-            operand.aligned = side.aligned
-        layer.moments = piece.buffers.cross.data_ptr()
-        layer.status = piece.buffers.status.data_ptr()
-        layer.rows = piece.rows
-        layer.spatial = piece.spatial
-        layer.first_tile = tile
-        if prepare:
-            tile += 8 * -(-sum(side.channels for side in piece.sides) // 8)
-            continue
-        layer.workspace = workspace + 4 * offset
-        layer.slab_rows = piece.slab_rows
-        layer.slabs = piece.slabs
-        layer.first_block = block
-        block += piece.slabs * piece.tiles
-        tile += piece.tiles
-        offset += piece.workspace
-    return params
+    for start in range(0, len(pieces), _DESCRIBED):
+        part = pieces[start : start + _DESCRIBED]
+        description = _Description(to=memory.data_ptr() + start * _LAYER_BYTES, count=len(part))
+        for layer, piece in zip(description.layer, part, strict=False):
+            _fill(layer, piece)
+            layer.first_block = block
+            layer.first_tile = tile
+            layer.workspace = workspace + 4 * offset
+            block += piece.warps // _WARPS if prepare else piece.slabs * piece.tiles
+            tile += piece.tiles
+            offset += 0 if prepare else piece.workspace
+        launcher.launch("correlation_describe", (1, 1, 1), 32, 0, description)
+    return _Table(layers=memory.data_ptr(), count=len(pieces)), memory
+
+
+def _fill(layer: _Layer, piece: _Piece) -> None:
+    for operand, side, normaliser, sums in zip(
+        layer.operands, piece.sides, piece.buffers.normalisers, piece.buffers.sums, strict=True
+    ):
+        start = piece.first_image * side.stride * side.data.element_size()
+        operand.data = side.data.data_ptr() + start
+        operand.normaliser = normaliser.data_ptr()
+        operand.sums = sums.data_ptr()
+        operand.stride = side.stride
+        operand.channels = side.channels
+        operand.aligned = side.aligned
+    layer.moments = piece.buffers.cross.data_ptr()
+    layer.status = piece.buffers.status.data_ptr()
+    layer.rows = piece.rows
+    layer.spatial = piece.spatial
+    layer.slab_rows = piece.slab_rows
+    layer.slabs = piece.slabs
+    layer.tile = piece.tile
+    layer.type = TYPES[piece.dtype]
 
 
 def _prepare(pieces: Sequence[_Piece], launcher: Launcher) -> None:
-    params = _pack(pieces, prepare=True)
-    channels = sum(8 * -(-sum(side.channels for side in piece.sides) // 8) for piece in pieces)
-    launcher.launch("correlation_prepare", (channels // 8, 1, 1), _THREADS, 0, params)
+    table, _memory = _describe(pieces, launcher, prepare=True)
+    blocks = sum(piece.warps for piece in pieces) // _WARPS
+    launcher.launch("correlation_prepare", (blocks, 1, 1), _THREADS, _LAYER_BYTES, table)
 
 
-def _accumulate_group(
+def _accumulate_together(
     pieces: Sequence[_Piece], launcher: Launcher, mode: str, workspace_bytes: int
 ) -> None:
-    """Run one group, in as many rounds as its workspace needs."""
-    work = sum(piece.tiles * piece.rows for piece in pieces)
-    target = launcher.multiprocessors * _WAVES * (1 if pieces[0].tile == 128 else 2)
-    slab_rows = min(max(-(-work // target), _MIN_SLAB_ROWS), _MAX_SLAB_ROWS)
-    slab_rows = -(-slab_rows // 128) * 128
-    share = workspace_bytes // len(pieces)
-    queues = [list(_split(replace(piece, slab_rows=slab_rows), share)) for piece in pieces]
+    """Run all pieces in one round, or in as many as their workspace needs."""
+    largest = max(piece.tile for piece in pieces)
+    # A block's time goes with rows x tile; all blocks are to take about as long.
+    work = sum(piece.tiles * piece.rows * piece.tile for piece in pieces)
+    share = -(-work // (launcher.multiprocessors * _WAVES * (1 if largest == 128 else 2)))
+    pieces = [replace(piece, slab_rows=_slab_rows(share // piece.tile)) for piece in pieces]
+    need = 4 * sum(piece.workspace for piece in pieces)
+    queues = [
+        list(_split(piece, workspace_bytes * 4 * piece.workspace // max(need, workspace_bytes)))
+        for piece in pieces
+    ]
     while any(queues):
         current = [queue.pop(0) for queue in queues if queue]
         try:
             _run(current, launcher, mode)
         except torch.OutOfMemoryError:
-            if all(piece.slabs == 1 for piece in current):
+            if any(piece.slabs > 1 for piece in current):
+                _accumulate_together(current, launcher, mode, min(workspace_bytes, need) // 4)
+            elif len(current) > 1:
+                for piece in current:
+                    _accumulate_together([piece], launcher, mode, 1)
+            else:
                 raise
-            _accumulate_group(current, launcher, mode, workspace_bytes // 4)
+
+
+def _slab_rows(rows: int) -> int:
+    return -(-min(max(rows, _MIN_SLAB_ROWS), _MAX_SLAB_ROWS) // 128) * 128
 
 
 def _split(piece: _Piece, workspace_bytes: int) -> Iterator[_Piece]:
@@ -324,20 +356,21 @@ def _run(pieces: Sequence[_Piece], launcher: Launcher, mode: str) -> None:
     floats = sum(piece.workspace for piece in pieces)
     device = pieces[0].buffers.cross.device
     workspace = torch.empty(floats, dtype=torch.float32, device=device)
-    params = _pack(pieces, workspace=workspace.data_ptr())
-    tile = pieces[0].tile
+    table, _memory = _describe(pieces, launcher, workspace=workspace.data_ptr())
+    sizes = {piece.tile for piece in pieces}
     blocks = sum(piece.slabs * piece.tiles for piece in pieces)
     tiles = sum(piece.tiles for piece in pieces)
-    shared = _shared_bytes(tile, split=mode == "float32")
-    launcher.launch(f"correlation_{mode}_{tile}", (blocks, 1, 1), _THREADS, shared, params)
-    launcher.launch(f"correlation_reduce_{tile}", (tiles, 1, 1), _THREADS, 0, params)
+    shared = max(_shared_bytes(tile, split=mode == "float32") for tile in sizes)
+    kernel = f"correlation_{mode}_{max(64, *sizes)}"
+    launcher.launch(kernel, (blocks, 1, 1), _THREADS, shared, table)
+    launcher.launch("correlation_reduce", (tiles, 1, 1), _THREADS, _LAYER_BYTES, table)
 
 
 def _shared_bytes(tile: int, *, split: bool) -> int:
-    """Shared memory of a tile kernel: raw input, the halves of two stages, shifts and scales."""
+    """Shared memory of a tile: its layer and place, raw input, the halves of two stages, scales."""
     depth = 2048 // tile
     halves = max(depth * (tile + 8), tile * (depth + 8))
-    raw = _STAGES * 2 * 2048 * 4
+    raw = _LAYER_BYTES + _PLACE_BYTES + _STAGES * 2 * 2048 * 4
     return raw + 2 * 2 * (2 if split else 1) * halves * 2 + 2 * 2 * tile * 4
 
 
