@@ -10,6 +10,7 @@ import torch
 from lmc_fast import LmcWarning, barrier, plane
 from lmc_fast.barrier import engine, fused_head
 from lmc_fast.barrier.fused_head import FusedHeadEvaluator
+from lmc_fast.barrier.losses import make_loss
 from lmc_fast.barrier.replay import ReplayEvaluator
 from simt_host import HostLauncher, host_kernels
 from torch import nn
@@ -83,6 +84,33 @@ def test_a_target_that_is_no_class_is_an_error(fused):
     y[3] = 5
     with pytest.raises(ValueError, match="class target"):
         barrier(net(1, mlp), net(2, mlp), (x, y), alphas=3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "temper", "targets"),
+    [
+        ("cross_entropy", False, torch.empty(4, dtype=torch.int64)),
+        ("cross_entropy", True, torch.empty(4, dtype=torch.int64)),
+        ("cross_entropy", False, torch.empty(4, 5)),
+        ("token_cross_entropy", False, torch.empty(4, dtype=torch.int32)),
+        ("binary_cross_entropy", False, torch.empty(4, 5)),
+        ("mse", False, torch.empty(4, 5)),
+        ("l1", False, torch.empty(4, 5)),
+    ],
+)
+def test_no_batch_is_waited_for(loss, temper, targets):
+    """Meta tensors have no values: whatever would read a device back fails on them."""
+    scores = make_loss(loss, calibrate_temperature=temper).score(
+        torch.empty(3, 4, 5, device="meta"), targets.to("meta")
+    )
+    total = engine._Total(3, per_example=False)
+    total.add(slice(0, 3), scores)
+    total.add(slice(0, 3), scores)
+    assert total._loss.dtype == torch.float64
+    if not targets.is_floating_point() or loss == "binary_cross_entropy":
+        assert total._error.dtype == torch.int64
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        total.result(np.arange(3))
 
 
 def rerun(forward):

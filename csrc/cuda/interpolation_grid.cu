@@ -29,7 +29,7 @@ struct GridParams {
   const float *shares;                      // [points][anchors]
   const Int64 *targets;                     // [samples]
   double *loss;                             // [points][samples]
-  double *wrong;                            // [points][samples]
+  unsigned char *wrong;                     // [points][samples]: 0 or 1
   int *status;                              // 1: a target is no class
   int points;
   int samples;
@@ -234,7 +234,7 @@ template <int Anchors> struct GridBlock {
         const bool counts = target[s] != ignored_target;
         const Int64 at = Int64(warp_point + p) * params.samples + sample;
         params.loss[at] = counts ? softmax[p][s].loss() : 0.0;
-        params.wrong[at] = counts && softmax[p][s].best != int(target[s]) ? 1.0 : 0.0;
+        params.wrong[at] = counts && softmax[p][s].best != int(target[s]);
       }
   }
 };

@@ -64,7 +64,7 @@ def mixed_cross_entropy(
 
     Returns
     -------
-    loss, wrong : Tensor, (points, samples) float64
+    loss, wrong : Tensor, (points, samples) float64 and uint8
         `wrong` is 1 where another class than the target has the greatest logit (the first of
         equals); both are 0 for samples left out.
 
@@ -76,7 +76,7 @@ def mixed_cross_entropy(
     (samples, hidden), (points, anchors) = preactivations[0].shape, shares.shape
     device = shares.device
     loss = torch.empty(points, samples, dtype=torch.float64, device=device)
-    wrong = torch.empty_like(loss)
+    wrong = torch.empty_like(loss, dtype=torch.uint8)
     if loss.numel() == 0:
         return loss, wrong
     kept = [[t.contiguous() for t in group] for group in (preactivations, weights, biases)]

@@ -156,7 +156,10 @@ def make_evaluator(
 
 
 class _Total:
-    """Running sums over batches, in float64, on the device of the scores until the end."""
+    """Running sums over batches, losses in float64 and errors in int64.
+
+    They stay on the device of the scores: nothing is read back, and nothing waits, until the end.
+    """
 
     def __init__(self, points: int, per_example: bool) -> None:
         self.examples = 0
@@ -165,7 +168,7 @@ class _Total:
         self._error: Tensor | None = None
         self._weight: Tensor | None = None
         self._tempered: Tensor | None = None
-        self._invalid: Tensor | None = None
+        self._flags: dict[str, Tensor] = {}
         self._has_error = True
         self._parts: list[list[Scores]] | None = (
             [[] for _ in range(points)] if per_example else None
@@ -181,22 +184,22 @@ class _Total:
             self._error = self._added(self._error, part, error)
         if scores.tempered is not None:
             self._tempered = self._added(self._tempered, part, scores.tempered)
-        if scores.invalid is not None:
-            self._invalid = (
-                scores.invalid if self._invalid is None else self._invalid | scores.invalid
-            )
+        for name, flag in (("invalid", scores.invalid), ("graded", scores.graded)):
+            if flag is not None:
+                self._flags[name] = self._flags[name] | flag if name in self._flags else flag
         if self._parts is not None:
             for k in range(part.start, part.stop):
                 self._parts[k].append(_row(scores, k - part.start))
 
     def _added(self, total: Tensor | None, part: slice, sums: Tensor) -> Tensor:
         if total is None:
-            total = sums.new_zeros(self._points, *sums.shape[1:], dtype=torch.float64)
+            total = sums.new_zeros(self._points, *sums.shape[1:])
         total[part] += sums
         return total
 
     def result(self, inverse: NDArray[np.int64]) -> Evaluation:
-        if self._invalid is not None and bool(self._invalid):
+        flags = {name: bool(flag) for name, flag in self._flags.items()}
+        if flags.get("invalid"):
             raise ValueError("a class target is neither a class of the model's output nor -100")
         loss, weight = _array(self._loss), _array(self._weight)
         if loss is None or weight is None or not weight.all():
@@ -205,19 +208,21 @@ class _Total:
         tempered = _array(self._tempered)
         if tempered is not None:
             temperature, calibrated = best_temperatures(tempered / weight[:, None, None])
-        error = _array(self._error) if self._has_error else None
+        has_error = self._has_error and not flags.get("graded")
+        error = _array(self._error) if has_error else None
+        examples = None if self._parts is None else _joined(self._parts, has_error).at(inverse)
         return Evaluation(
             loss=(loss / weight)[inverse],
             error=None if error is None else (error / weight)[inverse],
             examples=self.examples,
             temperature=None if temperature is None else temperature[inverse],
             calibrated_loss=None if calibrated is None else calibrated[inverse],
-            example_losses=None if self._parts is None else _joined(self._parts).at(inverse),
+            example_losses=examples,
         )
 
 
 def _array(total: Tensor | None) -> NDArray[np.float64] | None:
-    return None if total is None else total.cpu().numpy()
+    return None if total is None else total.cpu().double().numpy()
 
 
 def _row(scores: Scores, k: int) -> Scores:
@@ -225,10 +230,10 @@ def _row(scores: Scores, k: int) -> Scores:
     return Scores(scores.loss[k].double().cpu(), error, scores.weight.cpu())
 
 
-def _joined(parts: Sequence[Sequence[Scores]]) -> ExampleLosses:
+def _joined(parts: Sequence[Sequence[Scores]], has_error: bool) -> ExampleLosses:
     loss = np.stack([torch.cat([s.loss for s in row]).numpy() for row in parts])
     error = None
-    if all(s.error is not None for s in parts[0]):
+    if has_error:
         error = np.stack(
             [torch.cat([s.error for s in row if s.error is not None]).numpy() for row in parts]
         )

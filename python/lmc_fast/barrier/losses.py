@@ -6,7 +6,7 @@ A `Loss` maps outputs with a leading axis of points, and the targets they share,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -31,7 +31,7 @@ class Scores:
     loss
         Shape (K, B), float64 or float32: summed loss of each example at each of K points.
     error
-        Shape (K, B): how many terms are predicted wrongly; None without class targets.
+        Shape (K, B), integer: how many terms are predicted wrongly; None without class targets.
     weight
         Shape (B,), float64: how many terms each example has.
     tempered
@@ -39,6 +39,8 @@ class Scores:
     invalid
         One boolean on the device, read at the end: whether some target is no class. None where
         the targets were checked already.
+    graded
+        Likewise: whether some target lies between two classes, so that no error is defined.
     sums
         Shape (K, 2), float64: the sums over the examples of loss and error, where known already.
     """
@@ -48,13 +50,14 @@ class Scores:
     weight: Tensor
     tempered: Tensor | None = None
     invalid: Tensor | None = None
+    graded: Tensor | None = None
     sums: Tensor | None = None
 
     def totals(self) -> tuple[Tensor, Tensor | None]:
-        """Return the sums over the examples of loss and error, each (K,), float64."""
+        """Return the sums over the examples of loss, float64, and error, int64, each (K,)."""
         if self.sums is not None:
-            return self.sums[:, 0], self.sums[:, 1]
-        error = None if self.error is None else self.error.double().sum(1)
+            return self.sums[:, 0], self.sums[:, 1].long()
+        error = None if self.error is None else self.error.sum(1, dtype=torch.int64)
         return self.loss.double().sum(1), error
 
 
@@ -149,7 +152,13 @@ def _classify(logits: Tensor, targets: Tensor, name: str, temper: bool) -> Score
     labels = targets.reshape(-1).long()
     kept = labels != -100
     labels = labels.where(kept, 0)
-    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+    outside = (labels < 0) | (labels >= classes)
+    invalid = None
+    if labels.device.type != "cpu":
+        # Reading it now would wait for the device at every batch.
+        invalid = outside.any()
+        labels = labels.where(~outside, 0)
+    elif outside.any():
         raise ValueError(
             f"{name}: class targets must lie in 0..{classes - 1}, "
             f"got {int(labels.min())}..{int(labels.max())}"
@@ -159,7 +168,7 @@ def _classify(logits: Tensor, targets: Tensor, name: str, temper: bool) -> Score
         return _classify_compiled(logits, labels.where(kept, -1), weight)
     flat = logits.reshape(points, -1, classes)
     loss = torch.empty(flat.shape[:2], dtype=torch.float64, device=flat.device)
-    wrong = torch.empty_like(loss)
+    wrong = torch.empty_like(loss, dtype=torch.uint8)
     tempered = None
     step = max(1, _BLOCK // max(1, points * classes))
     for start in range(0, flat.shape[1], step):
@@ -173,9 +182,10 @@ def _classify(logits: Tensor, targets: Tensor, name: str, temper: bool) -> Score
             tempered = sums if tempered is None else tempered + sums
     return Scores(
         loss.where(kept, 0.0).reshape(points, examples, -1).sum(-1),
-        wrong.where(kept, 0.0).reshape(points, examples, -1).sum(-1),
+        wrong.where(kept, 0).reshape(points, examples, -1).sum(-1, dtype=torch.int64),
         weight,
         tempered,
+        invalid,
     )
 
 
@@ -198,7 +208,7 @@ def _classify_compiled(logits: Tensor, labels: Tensor, weight: Tensor) -> Scores
         return Scores(loss, wrong, weight, sums=sums)
     return Scores(
         loss.reshape(points, examples, -1).sum(-1, dtype=torch.float64),
-        wrong.reshape(points, examples, -1).sum(-1, dtype=torch.float64),
+        wrong.reshape(points, examples, -1).sum(-1, dtype=torch.int64),
         weight,
         sums=sums,
     )
@@ -209,9 +219,8 @@ def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Scores:
     terms = F.binary_cross_entropy_with_logits(
         logits.double(), wanted.double().expand_as(logits), reduction="none"
     )
-    hard = bool(((wanted == 0) | (wanted == 1)).all())
-    wrong = ((logits > 0) != (wanted > 0.5)).double() if hard else None
-    return _summed(terms, wrong)
+    graded = ((wanted != 0) & (wanted != 1)).any()
+    return replace(_summed(terms, (logits > 0) != (wanted > 0.5)), graded=graded)
 
 
 def _mse(outputs: Tensor, targets: Tensor) -> Scores:
@@ -240,7 +249,7 @@ def _summed(terms: Tensor, wrong: Tensor | None) -> Scores:
     flat = terms.reshape(points, examples, -1)
     return Scores(
         flat.sum(-1),
-        None if wrong is None else wrong.reshape(points, examples, -1).sum(-1),
+        None if wrong is None else wrong.reshape(points, examples, -1).sum(-1, dtype=torch.int64),
         flat.new_full((examples,), flat.shape[2]),
     )
 
