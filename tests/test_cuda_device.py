@@ -257,6 +257,17 @@ def test_batches_of_assignments_are_those_of_the_cpu(size):
     assert torch.equal(found.cols.cpu(), expected.cols)
     assert (found.gap == 0).all()
     assert torch.equal(linear_sum_assignment(cost.to(DEVICE))[1].cpu(), expected.cols)
+    wanted = torch.arange(size).flip(0).expand(40, size)
+    kept = solve_assignment(cost.to(DEVICE), ties="keep", prefer=wanted.to(DEVICE))
+    assert torch.equal(kept.cols.cpu(), solve_assignment(cost, ties="keep", prefer=wanted).cols)
+
+
+def test_tall_matrices_are_those_of_the_cpu():
+    cost = torch.randn(40, 30, 20, generator=torch.Generator().manual_seed(0))
+    found, expected = solve_assignment(cost.to(DEVICE)), solve_assignment(cost)
+    assert torch.equal(found.cols.cpu(), expected.cols)
+    pairs, host = linear_sum_assignment(cost.to(DEVICE)), linear_sum_assignment(cost)
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(pairs, host, strict=True))
 
 
 @pytest.mark.parametrize("method", ["weights", "activations"])

@@ -1,9 +1,13 @@
 """The assignment kernel, run on the host by the SIMT shim, against the CPU solver and SciPy."""
 
+from functools import partial
+
 import pytest
 import torch
-from lmc_fast import linear_sum_assignment, solve_assignment
+from lmc_fast import linear_sum_assignment, match, solve_assignment
 from lmc_fast._cuda import assignment as cuda
+from lmc_fast.assignment import solve_together
+from lmc_fast.nets import MLP
 from simt_host import HostLauncher, compile_kernels, host_kernels
 
 
@@ -114,10 +118,12 @@ def test_margins_are_those_of_the_duals(library):
         assert found_margins[i] == slack.min()
 
 
-def test_placement_needs_many_problems_and_no_tall_matrices():
-    assert not cuda.belongs_on_device(1, 64, 64)
-    assert cuda.belongs_on_device(100, 64, 64)
-    assert not cuda.belongs_on_device(100, 65, 64)
+def test_placement_needs_many_problems_in_a_call():
+    assert cuda.placed_here([(64, 64)]) == [False]
+    assert cuda.placed_here([(100, 64, 64)]) == [True]
+    assert cuda.placed_here([(64, 64)] * 7 + [(130, 64)]) == [False] * 8
+    assert cuda.placed_here([(64, 64)] * 8 + [(130, 64)]) == [True] * 8 + [False]
+    assert cuda.placed_here([(64, 64)] * 8 + [(24, 130, 64)]) == [True] * 9
     assert all(place.size <= cuda.MAX_SIZE for place in cuda.PLACEMENT)
     assert cuda._shared_bytes(cuda.MAX_SIZE, cuda.MAX_SIZE) <= 99 * 1024
 
@@ -135,12 +141,17 @@ def batch_of(count, rows, cols):
 
 
 @pytest.mark.parametrize("maximize", [False, True])
-def test_public_calls_give_the_same_wherever_they_run(placed, monkeypatch, maximize):
-    cost = batch_of(8, 10, 12)
+@pytest.mark.parametrize("shape", [(10, 12), (12, 7)])
+def test_public_calls_give_the_same_wherever_they_run(placed, monkeypatch, maximize, shape):
+    cost = batch_of(8, *shape)
     pairs = linear_sum_assignment(cost, maximize)
     found = solve_assignment(cost, maximize=maximize)
+    wanted = torch.arange(shape[0]).flip(0).clamp_max(shape[1] - 1).expand(cost.shape[:-1])
+    keep = partial(solve_assignment, cost, maximize=maximize, ties="keep", prefer=wanted)
+    kept = keep()
     monkeypatch.setattr(cuda, "launcher_of", lambda cost: None)
     expected = solve_assignment(cost, maximize=maximize)
+    assert torch.equal(kept.cols, keep().cols)
     for mine, host in zip(pairs, linear_sum_assignment(cost, maximize), strict=True):
         assert torch.equal(mine, host)
     for name in ("cols", "gap", "grid", "moved", "moved_by"):
@@ -148,6 +159,67 @@ def test_public_calls_give_the_same_wherever_they_run(placed, monkeypatch, maxim
     for name in ("u", "v", "margins", "objective"):
         assert getattr(found, name).shape == getattr(expected, name).shape
     torch.testing.assert_close(found.objective, expected.objective)
+    slack = cost.double() - found.u[..., None] - found.v[..., None, :]
+    assert (slack if not maximize else -slack).min() >= -1e-12
+    assert (found.u[found.cols < 0] == 0).all()
+    assert (found.margins >= -1e-12).all()
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_the_problems_of_a_network_are_solved_in_one_call(library, monkeypatch, maximize):
+    shapes = [(20, 20), (7, 7), (31, 31), (9, 12), (12, 9), (1, 1), (15, 15), (5, 4, 4)]
+    generator = torch.Generator().manual_seed(0)
+    costs = [torch.randint(0, 3, shape, generator=generator).float() for shape in shapes]
+    costs[2] = draw("normal", 31, 31)
+    costs[6] = draw("constant", 15, 15)
+    prefer = [torch.randint(-1, s[-1], s[:-1], generator=generator) for s in shapes]
+    expected = [
+        solve_assignment(cost, maximize=maximize, ties="keep", prefer=wanted)
+        for cost, wanted in zip(costs, prefer, strict=True)
+    ]
+    launched = []
+
+    class Recording(HostLauncher):
+        def launch(self, *arguments):
+            launched.append(arguments[0])
+            super().launch(*arguments)
+
+    monkeypatch.setattr(cuda, "launcher_of", lambda cost: Recording(library))
+    found = solve_together(costs, maximize=maximize, prefer=prefer)
+    assert launched == ["assignment"] * 2  # the optima, then the choice among them
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.equal(mine.cols, theirs.cols)
+        for name in ("gap", "grid", "moved", "moved_by"):
+            assert type(getattr(mine, name)) is type(getattr(theirs, name))
+            assert torch.equal(*(torch.as_tensor(getattr(a, name)) for a in (mine, theirs)))
+        torch.testing.assert_close(mine.objective, theirs.objective)
+
+
+def test_activation_matching_sends_all_groups_in_one_call(library, monkeypatch):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        a, b = (MLP((6, *[7] * 8, 3)) for _ in range(2))
+        x = torch.randn(50, 6)
+    expected = match(a, b, data=x)
+    calls = []
+    solve = cuda.solve
+    monkeypatch.setattr(cuda, "launcher_of", lambda cost: HostLauncher(library))
+    monkeypatch.setattr(
+        cuda, "solve", lambda c, **options: calls.append(len(c)) or solve(c, **options)
+    )
+    found = match(a, b, data=x)
+    assert calls == [8, 8]  # the optima, then the choice among them
+    for name, indices in expected.permutation.items():
+        assert torch.equal(found.permutation[name], indices)
+    assert found.objective == pytest.approx(expected.objective, rel=1e-12)
+    assert found.bound == pytest.approx(expected.bound, rel=1e-12)
+
+
+def test_a_network_with_an_invalid_matrix_is_refused(placed):
+    costs = [draw("normal", 6, 6, seed) for seed in range(8)]
+    costs[3][2, 4] = torch.nan
+    with pytest.raises(ValueError, match="row 2, column 4"):
+        solve_together(costs, maximize=True, prefer=[torch.arange(6)] * 8)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

@@ -16,6 +16,7 @@ from lmc_fast._cuda import assignment as device
 __all__ = ["Assignment", "linear_sum_assignment", "solve_assignment"]
 
 _INFEASIBLE, _INVALID = 1, 2
+_TIES = (("first", True), ("keep", False))
 _NO_BATCH: tuple[int, ...] = ()
 _IN_PLACE = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -94,9 +95,9 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
     Notes
     -----
     Exact, by the methods described in `solve_assignment`. A batch of many small matrices on a CUDA
-    device is solved there, one block of threads to each (the rule is
-    ``lmc_fast._cuda.assignment.PLACEMENT``); all else is solved by the CPU. Both give the same
-    answer.
+    device is solved there, one block of threads to each: at least 8 of at most 128 rows and
+    columns, or 32 of at most 512 (``lmc_fast._cuda.assignment.PLACEMENT``). All else is solved by
+    the CPU. Both give the same answer.
 
     Examples
     --------
@@ -109,13 +110,14 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
         contiguous = cost.flags.c_contiguous
         if contiguous and _core.solve_matrix(cost, bool(maximize), torch.get_num_threads(), cols):
             return _pairs(cols, *cost.shape)
-    placed = device.solve_if_placed_here(cost, maximize=bool(maximize))
+    (placed,) = device.solve_placed([cost], maximize=bool(maximize))
     if placed is not None:
-        _, solution, failure = placed
-        if failure[0]:
-            _raise("linear_sum_assignment", True, bool(maximize), *failure)
-        chosen = solution.cols.reshape(cost.shape[:-1])
-        return torch.arange(cost.shape[-2], device=cost.device).expand_as(chosen).clone(), chosen
+        if placed.failure[0]:
+            _raise("linear_sum_assignment", cost.ndim > 2, bool(maximize), *placed.failure)
+        chosen = placed.solution.cols.reshape(cost.shape[:-1])
+        width = min(cost.shape[-2:])
+        paired = chosen.lt(0).byte().argsort(dim=-1, stable=True)[..., :width]
+        return paired, chosen.gather(-1, paired)
     view = view_cost("linear_sum_assignment", cost)
     cols, _ = _solve("linear_sum_assignment", view, maximize=bool(maximize))
     rows, cols = _pairs(cols, view.rows, view.cols)
@@ -153,7 +155,9 @@ def solve_assignment(
     Returns
     -------
     Assignment
-        The same bits for every number of threads and every instruction set.
+        The same ``cols`` and ``gap`` wherever it is solved, and the same bits for every number of
+        threads and every instruction set. Matrices on a CUDA device are placed as in
+        `linear_sum_assignment`; with `initial_duals` or `max_gap` the CPU solves them.
 
     Raises
     ------
@@ -161,12 +165,14 @@ def solve_assignment(
         As for `linear_sum_assignment`, and for options that do not fit the matrix.
     """
     op = "solve_assignment"
-    if ties == "first" and prefer is None and initial_duals is None and max_gap == 0:
-        placed = device.solve_if_placed_here(cost, maximize=bool(maximize))
+    fresh = initial_duals is None and max_gap == 0
+    if fresh and (ties, prefer is None) in _TIES and device.belongs_here(cost):
+        preferred = None
+        if prefer is not None:
+            preferred = [torch.from_numpy(_preference(op, cost.shape, prefer)).to(cost.device)]
+        (placed,) = device.solve_placed([cost], maximize=bool(maximize), prefer=preferred)
         if placed is not None:
-            if placed[2][0]:
-                _raise(op, True, bool(maximize), *placed[2])
-            return _from_device(cost.shape, *placed[:2], maximize=bool(maximize))
+            return _from_device(op, cost.shape, placed, maximize=bool(maximize))
     view = view_cost(op, cost)
     if ties not in ("first", "keep"):
         raise ValueError(f"[{op}] expected ties='first' or 'keep', got {ties!r}")
@@ -174,7 +180,8 @@ def solve_assignment(
         raise ValueError(f"[{op}] prefer= and ties='keep' go together; give both or neither")
     if not 0 <= max_gap < math.inf:
         raise ValueError(f"[{op}] expected a finite max_gap >= 0, got {max_gap}")
-    wanted = None if prefer is None else _preference(op, view, prefer)
+    shape = (*view.batch_shape, view.rows, view.cols)
+    wanted = None if prefer is None else _preference(op, shape, prefer)
     initial_u = initial_v = None
     if initial_duals is not None:
         if not isinstance(initial_duals, Sequence) or len(initial_duals) != 2:
@@ -211,6 +218,31 @@ def solve_assignment(
         list_visits=visits,
         augmentations=paths,
     )
+
+
+def solve_together(
+    costs: Sequence[torch.Tensor], *, maximize: bool, prefer: Sequence[torch.Tensor]
+) -> list[Assignment]:
+    """Solve problems of any sizes, each as `solve_assignment` does with ``ties="keep"``.
+
+    Parameters
+    ----------
+    costs : sequence of Tensor, (..., rows, cols) each
+    maximize : bool
+    prefer : sequence of int64 Tensor, (..., rows) each
+
+    Notes
+    -----
+    Those that lie on a CUDA device and that the placement rule leaves there are solved in one call.
+    """
+    prefer = [wanted.to(cost.device) for wanted, cost in zip(prefer, costs, strict=True)]
+    placed = device.solve_placed(costs, maximize=maximize, prefer=prefer)
+    return [
+        solve_assignment(cost, maximize=maximize, ties="keep", prefer=wanted)
+        if here is None
+        else _from_device("solve_assignment", cost.shape, here, maximize=maximize)
+        for cost, wanted, here in zip(costs, prefer, placed, strict=True)
+    ]
 
 
 def _pairs(
@@ -285,28 +317,30 @@ def _raise(
 
 
 def _from_device(
-    shape: torch.Size,
-    matrices: torch.Tensor,
-    solution: device.DeviceAssignment,
-    *,
-    maximize: bool,
+    op: str, shape: torch.Size, placed: device.Placed, *, maximize: bool
 ) -> Assignment:
-    batch = shape[:-2]
+    if placed.failure[0]:
+        _raise(op, len(shape) > 2, maximize, *placed.failure)
+    batch, solution = shape[:-2], placed.solution
+    objective = device.objective(placed.matrices, solution.cols).reshape(batch)
     gap, grid, moved, moved_by, paths, scanned = solution.reports.T.reshape(-1, *batch)
-    margins = device.margins(matrices, solution, maximize=maximize)
+    scalars = {
+        "objective": objective,
+        "gap": gap,
+        "grid": grid,
+        "moved": moved.long(),
+        "moved_by": moved_by,
+        "rows_read": scanned.long(),
+        "list_visits": torch.zeros_like(moved, dtype=torch.int64),
+        "augmentations": paths.long(),
+    }
+    margins = device.margins(placed.matrices, solution, maximize=maximize)
     return Assignment(
         cols=solution.cols.reshape(*batch, -1),
-        objective=device.objective(matrices, solution.cols).reshape(batch),
         u=solution.u.reshape(*batch, -1),
         v=solution.v.reshape(*batch, -1),
-        gap=gap,
         margins=margins.reshape(*batch, -1),
-        grid=grid,
-        moved=moved.long(),
-        moved_by=moved_by,
-        rows_read=scanned.long(),
-        list_visits=torch.zeros_like(moved, dtype=torch.int64),
-        augmentations=paths.long(),
+        **(scalars if batch else {name: value.item() for name, value in scalars.items()}),
     )
 
 
@@ -332,25 +366,24 @@ def _to_numpy(values: Any) -> NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-def _check_shape(op: str, view: CostView, name: str, array: NDArray[Any], size: int) -> None:
-    expected = (*view.batch_shape, size)
+def _check_shape(op: str, expected: tuple[int, ...], name: str, array: NDArray[Any]) -> None:
     if array.shape != expected:
         raise ValueError(f"[{op}] expected {name} of shape {expected}, got {array.shape}")
 
 
-def _preference(op: str, view: CostView, prefer: Any) -> NDArray[np.int64]:
+def _preference(op: str, shape: tuple[int, ...], prefer: Any) -> NDArray[np.int64]:
     array = _to_numpy(prefer)
-    _check_shape(op, view, "prefer", array, view.rows)
+    _check_shape(op, tuple(shape[:-1]), "prefer", array)
     if array.dtype.kind not in "iu":
         raise TypeError(f"[{op}] expected prefer of an integer dtype, got {array.dtype}")
-    if array.size and not (array.min() >= -1 and array.max() < view.cols):
-        raise ValueError(f"[{op}] expected prefer within -1..{view.cols - 1}")
+    if array.size and not (array.min() >= -1 and array.max() < shape[-1]):
+        raise ValueError(f"[{op}] expected prefer within -1..{shape[-1] - 1}")
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
 def _dual(op: str, view: CostView, name: str, values: Any, size: int) -> NDArray[np.float64]:
     array = _to_numpy(values)
-    _check_shape(op, view, f"initial dual {name}", array, size)
+    _check_shape(op, (*view.batch_shape, size), f"initial dual {name}", array)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"[{op}] expected real initial duals, got dtype {array.dtype}")
     array = np.ascontiguousarray(array, dtype=np.float64)
