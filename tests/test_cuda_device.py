@@ -132,6 +132,72 @@ def test_work_is_ordered_on_a_side_stream():
     assert (found.double() - exact(x, y)).abs().max() <= 2e-6
 
 
+def late(tensor):
+    """The tensor on the device, filled only after a pause of the current stream."""
+    filled = torch.zeros_like(tensor, device=DEVICE)
+    values = tensor.to(DEVICE)
+    torch.cuda._sleep(50_000_000)
+    return filled.copy_(values)
+
+
+def test_barriers_and_assignments_are_ordered_on_a_side_stream():
+    a, b = nets(lambda: MLP((20, 64, 10)))
+    x, y = labelled((20,))
+    cost = torch.randn(40, 30, 30, generator=torch.Generator().manual_seed(0))
+    loss, cols = barrier(a, b, (x, y), alphas=5).loss, solve_assignment(cost).cols
+    a, b = a.to(DEVICE), b.to(DEVICE)
+    stream = torch.cuda.Stream(DEVICE)
+    stream.wait_stream(torch.cuda.current_stream(DEVICE))
+    with torch.cuda.stream(stream):
+        np.testing.assert_allclose(barrier(a, b, (late(x), y), alphas=5).loss, loss, rtol=2e-5)
+        assert torch.equal(solve_assignment(late(cost)).cols.cpu(), cols)
+
+
+def test_networks_on_different_devices_are_not_matched_and_barriers_move_b():
+    a, b = nets(lambda: MLP((20, 64, 10)))
+    x, y = labelled((20,))
+    expected = barrier(a, b, (x, y), alphas=3)
+    a.to(DEVICE)
+    with pytest.raises(ValueError, match="device"):
+        match(a, b, data=x)
+    np.testing.assert_allclose(barrier(a, b, (x, y), alphas=3).loss, expected.loss, rtol=2e-5)
+    assert all(not t.is_cuda for t in b.state_dict().values())
+    with pytest.raises(ValueError, match="one device"):
+        cross_correlation(x.to(DEVICE), x)
+
+
+CAPTURED = """
+import torch
+from lmc_fast import barrier, solve_assignment
+from lmc_fast.nets import MLP
+cost = torch.randn(8, 20, 20, device="cuda")
+a, b = MLP((9, 20, 10)).cuda(), MLP((9, 20, 10)).cuda()
+data = torch.randn(50, 9, device="cuda"), torch.randint(0, 10, (50,), device="cuda")
+calls = {
+    "assignment": lambda: solve_assignment(cost),
+    "barrier": lambda: barrier(a, b, data, alphas=3),
+}
+call = calls[CALL]
+call()
+try:
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        call()
+except RuntimeError:
+    print("refused")
+"""
+
+
+@pytest.mark.parametrize("call", ["assignment", "barrier"])
+def test_a_call_that_reads_its_result_cannot_be_captured_and_says_so(call):
+    run = subprocess.run(
+        [sys.executable, "-c", f"CALL = {call!r}" + CAPTURED],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "refused" in run.stdout, run.stderr[-4000:]
+
+
 def test_kernels_can_be_captured_and_replayed():
     x, y = (t.to(DEVICE) for t in draw((4000, 40)))
     launch = launcher.launcher_for(DEVICE, "cross_correlation")
