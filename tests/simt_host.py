@@ -32,17 +32,19 @@ def compile_kernels(name, folder, *, replacements=(), defines=()):
         pytest.skip("no C++ compiler")
     sources = folder / "sources"
     sources.mkdir(parents=True, exist_ok=True)
-    source = (KERNELS / f"{name}.cu").read_text()
+    texts = {path: path.read_text() for path in (KERNELS / f"{name}.cu", *KERNELS.glob("*.cuh"))}
     for old, new in replacements:
-        assert source.count(old) == 1, f"{old!r} is in {name}.cu {source.count(old)} times"
-        source = source.replace(old, new)
-    (sources / f"{name}.cu").write_text(source)
+        count = sum(text.count(old) for text in texts.values())
+        assert count == 1, f"{old!r} is in {name}.cu and its headers {count} times"
+        texts = {path: text.replace(old, new) for path, text in texts.items()}
+    for path, text in texts.items():
+        (sources / path.name).write_text(text)
     library = folder / f"{name}.so"
     command = [COMPILER, "-std=c++20", "-O1", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
     if os.environ.get("LMC_SIMT_SANITIZE"):
         command += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     command += [f"-D{define}" for define in defines]
-    command += [f"-I{sources}", f"-I{SIMT}", f"-I{KERNELS}", "-o", str(library)]
+    command += [f"-I{sources}", f"-I{SIMT}", "-o", str(library)]
     built = subprocess.run(
         [*command, str(SIMT / f"{name}.cpp")], capture_output=True, text=True, check=False
     )

@@ -29,7 +29,7 @@ def test_without_a_device_loading_names_the_reason():
 def test_the_sources_are_installed_beside_the_core():
     names = {path.name for path in launcher.kernel_folder().iterdir()}
     sources = {"assignment.cu", "cross_correlation.cu", "interpolation_grid.cu"}
-    assert sources | {"primitives.cuh"} <= names
+    assert sources | {"primitives.cuh", "correlation_layers.cuh", "correlation_tile.cuh"} <= names
 
 
 def test_import_needs_no_driver_and_starts_none():

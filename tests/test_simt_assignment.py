@@ -6,6 +6,7 @@ import pytest
 import torch
 from lmc_fast import linear_sum_assignment, match, solve_assignment
 from lmc_fast._cuda import assignment as cuda
+from lmc_fast._cuda import placement
 from lmc_fast.assignment import solve_together
 from lmc_fast.nets import MLP
 from simt_host import HostLauncher, compile_kernels, host_kernels
@@ -119,19 +120,19 @@ def test_margins_are_those_of_the_duals(library):
 
 
 def test_placement_needs_many_problems_in_a_call():
-    assert cuda.placed_here([(64, 64)]) == [False]
-    assert cuda.placed_here([(100, 64, 64)]) == [True]
-    assert cuda.placed_here([(64, 64)] * 7 + [(130, 64)]) == [False] * 8
-    assert cuda.placed_here([(64, 64)] * 8 + [(130, 64)]) == [True] * 8 + [False]
-    assert cuda.placed_here([(64, 64)] * 8 + [(24, 130, 64)]) == [True] * 9
-    assert all(place.size <= cuda.MAX_SIZE for place in cuda.PLACEMENT)
+    assert placement.placed_here([(64, 64)]) == [False]
+    assert placement.placed_here([(100, 64, 64)]) == [True]
+    assert placement.placed_here([(64, 64)] * 7 + [(130, 64)]) == [False] * 8
+    assert placement.placed_here([(64, 64)] * 8 + [(130, 64)]) == [True] * 8 + [False]
+    assert placement.placed_here([(64, 64)] * 8 + [(24, 130, 64)]) == [True] * 9
+    assert all(place.size <= cuda.MAX_SIZE for place in placement.PLACEMENT)
     assert cuda._shared_bytes(cuda.MAX_SIZE, cuda.MAX_SIZE) <= 99 * 1024
 
 
 @pytest.fixture
 def placed(library, monkeypatch):
     """Send batches of CPU tensors where the placement rule sends CUDA ones."""
-    monkeypatch.setattr(cuda, "launcher_of", lambda cost: HostLauncher(library))
+    monkeypatch.setattr(placement, "launcher_of", lambda cost: HostLauncher(library))
 
 
 def batch_of(count, rows, cols):
@@ -149,7 +150,7 @@ def test_public_calls_give_the_same_wherever_they_run(placed, monkeypatch, maxim
     wanted = torch.arange(shape[0]).flip(0).clamp_max(shape[1] - 1).expand(cost.shape[:-1])
     keep = partial(solve_assignment, cost, maximize=maximize, ties="keep", prefer=wanted)
     kept = keep()
-    monkeypatch.setattr(cuda, "launcher_of", lambda cost: None)
+    monkeypatch.setattr(placement, "launcher_of", lambda cost: None)
     expected = solve_assignment(cost, maximize=maximize)
     assert torch.equal(kept.cols, keep().cols)
     for mine, host in zip(pairs, linear_sum_assignment(cost, maximize), strict=True):
@@ -184,7 +185,7 @@ def test_the_problems_of_a_network_are_solved_in_one_call(library, monkeypatch, 
             launched.append(arguments[0])
             super().launch(*arguments)
 
-    monkeypatch.setattr(cuda, "launcher_of", lambda cost: Recording(library))
+    monkeypatch.setattr(placement, "launcher_of", lambda cost: Recording(library))
     found = solve_together(costs, maximize=maximize, prefer=prefer)
     assert launched == ["assignment"] * 2  # the optima, then the choice among them
     for mine, theirs in zip(found, expected, strict=True):
@@ -203,9 +204,9 @@ def test_activation_matching_sends_all_groups_in_one_call(library, monkeypatch):
     expected = match(a, b, data=x)
     calls = []
     solve = cuda.solve
-    monkeypatch.setattr(cuda, "launcher_of", lambda cost: HostLauncher(library))
+    monkeypatch.setattr(placement, "launcher_of", lambda cost: HostLauncher(library))
     monkeypatch.setattr(
-        cuda, "solve", lambda c, **options: calls.append(len(c)) or solve(c, **options)
+        placement, "solve", lambda c, **options: calls.append(len(c)) or solve(c, **options)
     )
     found = match(a, b, data=x)
     assert calls == [8, 8]  # the optima, then the choice among them
@@ -228,7 +229,7 @@ def test_public_errors_are_the_same_wherever_they_run(placed, monkeypatch, bad):
     cost[1, 2, 3] = bad
     with pytest.raises(ValueError, match="cost") as here:
         linear_sum_assignment(cost)
-    monkeypatch.setattr(cuda, "launcher_of", lambda cost: None)
+    monkeypatch.setattr(placement, "launcher_of", lambda cost: None)
     with pytest.raises(ValueError, match="cost") as there:
         linear_sum_assignment(cost)
     assert str(here.value) == str(there.value)

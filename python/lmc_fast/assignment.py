@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import lmc_fast._core as _core
 from lmc_fast._cost import CostView, view_cost
 from lmc_fast._cuda import assignment as device
+from lmc_fast._cuda import placement
 
 __all__ = ["Assignment", "linear_sum_assignment", "solve_assignment"]
 
@@ -96,7 +97,7 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
     -----
     Exact, by the methods described in `solve_assignment`. A batch of many small matrices on a CUDA
     device is solved there, one block of threads to each: at least 8 of at most 128 rows and
-    columns, or 32 of at most 512 (``lmc_fast._cuda.assignment.PLACEMENT``). All else is solved by
+    columns, or 32 of at most 512 (``lmc_fast._cuda.placement.PLACEMENT``). All else is solved by
     the CPU. Both give the same answer.
 
     Examples
@@ -110,7 +111,7 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
         contiguous = cost.flags.c_contiguous
         if contiguous and _core.solve_matrix(cost, bool(maximize), torch.get_num_threads(), cols):
             return _pairs(cols, *cost.shape)
-    (placed,) = device.solve_placed([cost], maximize=bool(maximize))
+    (placed,) = placement.solve_placed([cost], maximize=bool(maximize))
     if placed is not None:
         if placed.failure[0]:
             _raise("linear_sum_assignment", cost.ndim > 2, bool(maximize), *placed.failure)
@@ -166,11 +167,11 @@ def solve_assignment(
     """
     op = "solve_assignment"
     fresh = initial_duals is None and max_gap == 0
-    if fresh and (ties, prefer is None) in _TIES and device.belongs_here(cost):
+    if fresh and (ties, prefer is None) in _TIES and placement.belongs_here(cost):
         preferred = None
         if prefer is not None:
             preferred = [torch.from_numpy(_preference(op, cost.shape, prefer)).to(cost.device)]
-        (placed,) = device.solve_placed([cost], maximize=bool(maximize), prefer=preferred)
+        (placed,) = placement.solve_placed([cost], maximize=bool(maximize), prefer=preferred)
         if placed is not None:
             return _from_device(op, cost.shape, placed, maximize=bool(maximize))
     view = view_cost(op, cost)
@@ -236,7 +237,7 @@ def solve_together(
     Those that lie on a CUDA device and that the placement rule leaves there are solved in one call.
     """
     prefer = [wanted.to(cost.device) for wanted, cost in zip(prefer, costs, strict=True)]
-    placed = device.solve_placed(costs, maximize=maximize, prefer=prefer)
+    placed = placement.solve_placed(costs, maximize=maximize, prefer=prefer)
     return [
         solve_assignment(cost, maximize=maximize, ties="keep", prefer=wanted)
         if here is None
@@ -317,7 +318,7 @@ def _raise(
 
 
 def _from_device(
-    op: str, shape: torch.Size, placed: device.Placed, *, maximize: bool
+    op: str, shape: torch.Size, placed: placement.Placed, *, maximize: bool
 ) -> Assignment:
     if placed.failure[0]:
         _raise(op, len(shape) > 2, maximize, *placed.failure)

@@ -6,25 +6,29 @@ Only the launcher needs a GPU; the tests put one that runs on the host in its pl
 from __future__ import annotations
 
 import ctypes
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lmc_fast._cuda.launcher import Launcher
+from lmc_fast._cuda.pieces import (
+    MAX_SLAB_ROWS,
+    WARPS,
+    MomentBuffers,
+    Piece,
+    piece_of,
+    split,
+)
 
 MODES = ("float32", "fast", "exact")
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 _DESCRIBED = 28
-_THREADS = 256
-_WARPS = _THREADS // 32
+_THREADS = 32 * WARPS
 _STAGES = 3
 _OVERFLOW = 1
-_MAX_ROWS = 1 << 30
-_MAX_SLAB_ROWS = 16384
 _MIN_SLAB_ROWS = 512
 _WAVES = 4
 _WORKSPACE_BYTES = 1 << 29
@@ -78,89 +82,6 @@ _LAYER_BYTES = ctypes.sizeof(_Layer)
 _PLACE_BYTES = 32
 
 
-@dataclass(frozen=True)
-class MomentBuffers:
-    """Device accumulators of one layer: what the kernels add to.
-
-    Attributes
-    ----------
-    normalisers : pair of Tensor, (2, p) and (2, q) float32
-        Shift and scale (a power of two) of every channel, fixed by the first update.
-    sums : pair of Tensor, (2, p) and (2, q) float64
-        Sum and sum of squares of the shifted values.
-    cross : Tensor, (p, q) float64
-        Sum of products of the shifted values.
-    status : Tensor, (1,) int32
-        Bit 0: a value left the range of the split.
-    """
-
-    normalisers: tuple[Tensor, Tensor]
-    sums: tuple[Tensor, Tensor]
-    cross: Tensor
-    status: Tensor
-
-    @staticmethod
-    def zeros(p: int, q: int, device: torch.device) -> MomentBuffers:
-        """Empty accumulators for `p` and `q` channels."""
-
-        def make(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        return MomentBuffers(
-            normalisers=(make(2, p, dtype=torch.float32), make(2, q, dtype=torch.float32)),
-            sums=(make(2, p), make(2, q)),
-            cross=make(p, q),
-            status=make(1, dtype=torch.int32),
-        )
-
-
-@dataclass(frozen=True)
-class _Side:
-    data: Tensor
-    stride: int
-    channels: int
-    aligned: bool
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Rows of one layer that one launch takes."""
-
-    sides: tuple[_Side, _Side]
-    buffers: MomentBuffers
-    rows: int
-    spatial: int
-    first_image: int = 0
-    slab_rows: int = _MAX_SLAB_ROWS
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.sides[0].data.dtype
-
-    @property
-    def tile(self) -> int:
-        largest = max(side.channels for side in self.sides)
-        return 128 if largest > 64 else 64 if largest > 32 else 32
-
-    @property
-    def warps(self) -> int:
-        """Warps of the preparation, one to a channel, in whole blocks."""
-        return _WARPS * -(-sum(side.channels for side in self.sides) // _WARPS)
-
-    @property
-    def tiles(self) -> int:
-        return math.prod(-(-side.channels // self.tile) for side in self.sides)
-
-    @property
-    def slabs(self) -> int:
-        return -(-self.rows // self.slab_rows)
-
-    @property
-    def workspace(self) -> int:
-        channels = sum(side.channels for side in self.sides)
-        return self.slabs * (self.tiles * self.tile**2 + 2 * channels)
-
-
 def accumulate(
     layers: Sequence[tuple[Tensor, Tensor, MomentBuffers]],
     *,
@@ -188,7 +109,7 @@ def accumulate(
     elements read. The result does not depend on the schedule. When a workspace does not fit, the
     rows are taken in smaller pieces, at last layer by layer.
     """
-    pieces = [_piece(x, y, buffers) for x, y, buffers in layers]
+    pieces = [piece_of(x, y, buffers) for x, y, buffers in layers]
     pieces = [piece for piece in pieces if piece.rows and piece.buffers.cross.numel()]
     wide = [piece for piece in pieces if mode == "exact" or piece.dtype == torch.float64]
     for piece in wide:
@@ -217,48 +138,8 @@ def overflowed(buffers: MomentBuffers) -> Tensor:
     return (buffers.status[0] & _OVERFLOW) != 0
 
 
-def _memory_order(tensor: Tensor) -> tuple[int, int] | None:
-    """(spatial, stride) of memory that the kernels read in place; None where a copy is needed."""
-    channels = tensor.shape[1]
-    spatial = math.prod(tensor.shape[2:])
-    if tensor.ndim == 2:
-        return (0, tensor.stride(0)) if channels == 1 or tensor.stride(1) == 1 else None
-    inner = tensor[0]
-    if inner.is_contiguous():
-        return (spatial, tensor.stride(0)) if spatial > 1 else (0, tensor.stride(0))
-    last = tensor.movedim(1, -1)
-    if last.is_contiguous():
-        return (0, channels)
-    return None
-
-
-def _piece(x: Tensor, y: Tensor, buffers: MomentBuffers) -> _Piece:
-    if x.dtype != y.dtype:
-        wider = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-        x, y = x.to(wider), y.to(wider)
-    rows = x.shape[0] * math.prod(x.shape[2:])
-    if rows == 0:
-        return _Piece((_Side(x, 0, 0, False), _Side(y, 0, 0, False)), buffers, 0, 0)
-    orders = _memory_order(x), _memory_order(y)
-    if orders[0] is None or orders[1] is None or orders[0][0] != orders[1][0]:
-        x, y = x.contiguous(), y.contiguous()
-        orders = _memory_order(x), _memory_order(y)
-    spatial = orders[0][0] if orders[0] else 0
-    sides = tuple(
-        _Side(t, order[1], t.shape[1], _is_aligned(t, order[1], spatial))
-        for t, order in zip((x, y), orders, strict=True)
-        if order is not None
-    )
-    return _Piece((sides[0], sides[1]), buffers, rows, spatial)
-
-
-def _is_aligned(tensor: Tensor, stride: int, spatial: int) -> bool:
-    whole = stride % 4 == 0 and spatial % 4 == 0
-    return whole and tensor.data_ptr() % (4 * tensor.element_size()) == 0
-
-
 def _describe(
-    pieces: Sequence[_Piece], launcher: Launcher, *, workspace: int = 0, prepare: bool = False
+    pieces: Sequence[Piece], launcher: Launcher, *, workspace: int = 0, prepare: bool = False
 ) -> tuple[_Table, Tensor]:
     """Write the pieces' descriptions to a table on the device, which the caller keeps alive."""
     device = pieces[0].buffers.cross.device
@@ -272,14 +153,14 @@ def _describe(
             layer.first_block = block
             layer.first_tile = tile
             layer.workspace = workspace + 4 * offset
-            block += piece.warps // _WARPS if prepare else piece.slabs * piece.tiles
+            block += piece.warps // WARPS if prepare else piece.slabs * piece.tiles
             tile += piece.tiles
             offset += 0 if prepare else piece.workspace
         launcher.launch("correlation_describe", (1, 1, 1), 32, 0, description)
     return _Table(layers=memory.data_ptr(), count=len(pieces)), memory
 
 
-def _fill(layer: _Layer, piece: _Piece) -> None:
+def _fill(layer: _Layer, piece: Piece) -> None:
     for operand, side, normaliser, sums in zip(
         layer.operands, piece.sides, piece.buffers.normalisers, piece.buffers.sums, strict=True
     ):
@@ -300,14 +181,14 @@ def _fill(layer: _Layer, piece: _Piece) -> None:
     layer.type = TYPES[piece.dtype]
 
 
-def _prepare(pieces: Sequence[_Piece], launcher: Launcher) -> None:
+def _prepare(pieces: Sequence[Piece], launcher: Launcher) -> None:
     table, _memory = _describe(pieces, launcher, prepare=True)
-    blocks = sum(piece.warps for piece in pieces) // _WARPS
+    blocks = sum(piece.warps for piece in pieces) // WARPS
     launcher.launch("correlation_prepare", (blocks, 1, 1), _THREADS, _LAYER_BYTES, table)
 
 
 def _accumulate_together(
-    pieces: Sequence[_Piece], launcher: Launcher, mode: str, workspace_bytes: int
+    pieces: Sequence[Piece], launcher: Launcher, mode: str, workspace_bytes: int
 ) -> None:
     """Run all pieces in one round, or in as many as their workspace needs."""
     largest = max(piece.tile for piece in pieces)
@@ -317,7 +198,7 @@ def _accumulate_together(
     pieces = [replace(piece, slab_rows=_slab_rows(share // piece.tile)) for piece in pieces]
     need = 4 * sum(piece.workspace for piece in pieces)
     queues = [
-        list(_split(piece, workspace_bytes * 4 * piece.workspace // max(need, workspace_bytes)))
+        list(split(piece, workspace_bytes * 4 * piece.workspace // max(need, workspace_bytes)))
         for piece in pieces
     ]
     while any(queues):
@@ -335,24 +216,10 @@ def _accumulate_together(
 
 
 def _slab_rows(rows: int) -> int:
-    return -(-min(max(rows, _MIN_SLAB_ROWS), _MAX_SLAB_ROWS) // 128) * 128
+    return -(-min(max(rows, _MIN_SLAB_ROWS), MAX_SLAB_ROWS) // 128) * 128
 
 
-def _split(piece: _Piece, workspace_bytes: int) -> Iterator[_Piece]:
-    """Cut a piece between images so that each part's workspace fits; one slab is the least."""
-    slab_bytes = 4 * replace(piece, rows=1).workspace
-    step = min(piece.slab_rows * max(1, workspace_bytes // slab_bytes), _MAX_ROWS)
-    image = max(piece.spatial, 1)
-    step = max(step // image, 1) * image
-    for start in range(0, piece.rows, step):
-        yield replace(
-            piece,
-            rows=min(step, piece.rows - start),
-            first_image=piece.first_image + start // image,
-        )
-
-
-def _run(pieces: Sequence[_Piece], launcher: Launcher, mode: str) -> None:
+def _run(pieces: Sequence[Piece], launcher: Launcher, mode: str) -> None:
     floats = sum(piece.workspace for piece in pieces)
     device = pieces[0].buffers.cross.device
     workspace = torch.empty(floats, dtype=torch.float32, device=device)
@@ -374,7 +241,7 @@ def _shared_bytes(tile: int, *, split: bool) -> int:
     return raw + 2 * 2 * (2 if split else 1) * halves * 2 + 2 * 2 * tile * 4
 
 
-def _accumulate_float64(piece: _Piece, first: bool) -> None:
+def _accumulate_float64(piece: Piece, first: bool) -> None:
     """Add a piece's moments in float64 through torch, at most 2^26 elements at a time."""
     if first:
         for side, normaliser in zip(piece.sides, piece.buffers.normalisers, strict=True):

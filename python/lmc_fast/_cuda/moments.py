@@ -8,13 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lmc_fast._cuda.cross_correlation import (
-    MomentBuffers,
-    accumulate,
-    imprecise_channels,
-    overflowed,
-)
+from lmc_fast._cuda.cross_correlation import accumulate, imprecise_channels, overflowed
 from lmc_fast._cuda.launcher import Launcher
+from lmc_fast._cuda.pieces import MomentBuffers
 
 
 class CentralMoments(NamedTuple):

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import torch
 
-_HEADER = "primitives.cuh"
-
 
 def compile_kernels(folder: Path, source: str, capability: tuple[int, int]) -> bytes:
     """Machine code of FOLDER/SOURCE.cu for a compute capability, cached in the user's cache folder.
@@ -29,12 +27,12 @@ def compile_kernels(folder: Path, source: str, capability: tuple[int, int]) -> b
     library = _library()
     architecture = f"sm_{capability[0]}{capability[1]}"
     text = (folder / f"{source}.cu").read_bytes()
-    header = (folder / _HEADER).read_bytes()
-    key = hashlib.sha256(b"\0".join((text, header, repr(_version(library)).encode())))
+    headers = {path.name: path.read_bytes() for path in sorted(folder.glob("*.cuh"))}
+    key = hashlib.sha256(b"\0".join((text, *headers.values(), repr(_version(library)).encode())))
     cached = cache_folder() / f"{source}-{architecture}-{key.hexdigest()[:24]}.cubin"
     if cached.is_file():
         return cached.read_bytes()
-    image = _compile(library, source, text, header, architecture)
+    image = _compile(library, source, text, headers, architecture)
     _store(cached, image)
     return image
 
@@ -58,15 +56,16 @@ def _store(path: Path, image: bytes) -> None:
 
 
 def _compile(
-    library: ctypes.CDLL, source: str, text: bytes, header: bytes, architecture: str
+    library: ctypes.CDLL, source: str, text: bytes, headers: dict[str, bytes], architecture: str
 ) -> bytes:
     program = ctypes.c_void_p()
-    headers = (ctypes.c_char_p * 1)(header)
-    names = (ctypes.c_char_p * 1)(_HEADER.encode())
+    count = len(headers)
+    texts = (ctypes.c_char_p * count)(*headers.values())
+    names = (ctypes.c_char_p * count)(*(each.encode() for each in headers))
     name = f"{source}.cu".encode()
     _check(
         library,
-        library.nvrtcCreateProgram(ctypes.byref(program), text, name, 1, headers, names),
+        library.nvrtcCreateProgram(ctypes.byref(program), text, name, count, texts, names),
         "cannot create a program",
     )
     try:
