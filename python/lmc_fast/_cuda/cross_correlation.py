@@ -13,14 +13,7 @@ import torch
 from torch import Tensor
 
 from lmc_fast._cuda.launcher import Launcher
-from lmc_fast._cuda.pieces import (
-    MAX_SLAB_ROWS,
-    WARPS,
-    MomentBuffers,
-    Piece,
-    piece_of,
-    split,
-)
+from lmc_fast._cuda.pieces import MAX_SLAB_ROWS, WARPS, MomentBuffers, Piece, piece_of, split
 
 MODES = ("float32", "fast", "exact")
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
