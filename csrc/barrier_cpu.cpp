@@ -127,7 +127,7 @@ LMC_CLONES void accumulate_outputs(const float *weight, std::int64_t outputs, st
 template <int POINTS>
 LMC_INLINE void segment_output(const MixedLayer &layer, std::int64_t point, const float *weight,
                                const float *bias, std::int64_t sample, std::int64_t count,
-                               float *out) {
+                               float *out, std::int64_t out_stride) {
   constexpr int vectors = 2;
   const std::int64_t *networks = layer.networks + point * layer.terms;
   const float *shares = layer.shares + point * layer.terms;
@@ -153,7 +153,7 @@ LMC_INLINE void segment_output(const MixedLayer &layer, std::int64_t point, cons
     }
     for (int p = 0; p < POINTS; ++p) {
       for (int v = 0; v < vectors; ++v) {
-        *reinterpret_cast<Lanes *>(out + (point + p) * layer.samples + start + v * lanes) =
+        *reinterpret_cast<Lanes *>(out + (point + p) * out_stride + start + v * lanes) =
             total[p][v];
       }
     }
@@ -162,7 +162,7 @@ LMC_INLINE void segment_output(const MixedLayer &layer, std::int64_t point, cons
 
 LMC_CLONES void segment_outputs(const MixedLayer &layer, std::int64_t first, std::int64_t last,
                                 const float *weight, const float *bias, std::int64_t sample,
-                                std::int64_t count, float *out) {
+                                std::int64_t count, float *out, std::int64_t out_stride) {
   const auto *networks = layer.networks;
   while (first < last) {
     std::int64_t end = first + 1;
@@ -176,16 +176,16 @@ LMC_CLONES void segment_outputs(const MixedLayer &layer, std::int64_t first, std
       const std::int64_t points = (end - first + parts - 1) / parts;
       switch (points) {
       case 4:
-        segment_output<4>(layer, first, weight, bias, sample, count, out);
+        segment_output<4>(layer, first, weight, bias, sample, count, out, out_stride);
         break;
       case 3:
-        segment_output<3>(layer, first, weight, bias, sample, count, out);
+        segment_output<3>(layer, first, weight, bias, sample, count, out, out_stride);
         break;
       case 2:
-        segment_output<2>(layer, first, weight, bias, sample, count, out);
+        segment_output<2>(layer, first, weight, bias, sample, count, out, out_stride);
         break;
       default:
-        segment_output<1>(layer, first, weight, bias, sample, count, out);
+        segment_output<1>(layer, first, weight, bias, sample, count, out, out_stride);
       }
       first += points;
     }
@@ -205,7 +205,7 @@ void mixed_units(const MixedLayer &layer, bool relu, float *out, int threads) {
 }
 
 void mixed_relu_linear(const MixedLayer &layer, std::int64_t outputs, const float *weight,
-                       const float *bias, float *out, int threads) {
+                       const float *bias, float *out, std::int64_t out_stride, int threads) {
   const std::int64_t tiles = (layer.samples + tile - 1) / tile;
   const std::int64_t groups = (layer.points + points_per_piece - 1) / points_per_piece;
   // Neighbouring pieces share a tile of samples, whose rows stay in the cache.
@@ -221,7 +221,7 @@ void mixed_relu_linear(const MixedLayer &layer, std::int64_t outputs, const floa
       const bool direct = outputs == 1 && layer.terms == 2 && layer.scale == nullptr;
       const std::int64_t done = direct ? count / (2 * lanes) * (2 * lanes) : 0;
       if (done > 0) {
-        segment_outputs(layer, first, last, weight, bias, sample, done, out);
+        segment_outputs(layer, first, last, weight, bias, sample, done, out, out_stride);
       }
       if (done == count) {
         continue;
@@ -239,7 +239,7 @@ void mixed_relu_linear(const MixedLayer &layer, std::int64_t outputs, const floa
         }
         for (std::int64_t c = 0; c < outputs; ++c) {
           std::copy_n(sums.data() + c * tile, count - done,
-                      out + (point * outputs + c) * layer.samples + sample + done);
+                      out + point * out_stride + c * layer.samples + sample + done);
         }
       }
     }

@@ -19,9 +19,10 @@ struct MixedLayer {
 // out[points][hidden][samples] = scale sum_j share_j rows_j + shift, and its ReLU if `relu`.
 void mixed_units(const MixedLayer &layer, bool relu, float *out, int threads);
 
-// out[points][outputs][samples] = bias + weight relu(scale sum_j share_j rows_j + shift), with
-// weight[points][outputs][hidden] and bias[points][outputs]. The hidden activations stay in cache.
+// out[points][outputs][samples], points `out_stride` apart, = bias + weight relu(scale sum_j
+// share_j rows_j + shift), with weight[points][outputs][hidden] and bias[points][outputs]. The
+// hidden activations stay in cache.
 void mixed_relu_linear(const MixedLayer &layer, std::int64_t outputs, const float *weight,
-                       const float *bias, float *out, int threads);
+                       const float *bias, float *out, std::int64_t out_stride, int threads);
 
 } // namespace lmc

@@ -219,9 +219,12 @@ void mixed_relu_linear(const Array<const float> &rows, const Array<const std::in
                        const Array<const float> &weight, const Array<const float> &bias,
                        const Array<float> &out, int threads) {
   const nb::gil_scoped_release release;
+  // The layer's outputs are the last rows of each point.
+  const std::size_t skipped = out.shape(1) - weight.shape(1);
   lmc::mixed_relu_linear(mixed_layer(rows, unit_rows, networks, shares, scale, shift),
-                         static_cast<std::int64_t>(out.shape(1)), weight.data(), bias.data(),
-                         out.data(), threads);
+                         static_cast<std::int64_t>(weight.shape(1)), weight.data(), bias.data(),
+                         out.data() + skipped * out.shape(2),
+                         static_cast<std::int64_t>(out.shape(1) * out.shape(2)), threads);
 }
 
 // logits (points, classes, examples), labels (examples), loss and wrong (points, examples),

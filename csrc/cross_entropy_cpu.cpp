@@ -124,7 +124,7 @@ void cross_entropy(const float *logits, const std::int32_t *labels, std::int64_t
                    std::int64_t classes, std::int64_t examples, float *loss, std::uint8_t *wrong,
                    double *sums, int threads) {
   const std::int64_t grain =
-      std::max<std::int64_t>(1, (1 << 14) / std::max<std::int64_t>(classes * examples, 1));
+      std::max<std::int64_t>(1, (1 << 17) / std::max<std::int64_t>(classes * examples, 1));
   parallel_for(points, grain, threads, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t point = begin; point < end; ++point) {
       const float *values = logits + point * classes * examples;

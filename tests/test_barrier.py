@@ -178,7 +178,7 @@ def test_an_interruption_leaves_the_model_as_it_was():
     assert barrier(a, b, images(), alphas=3, norm="keep").loss.shape == (3,)
 
 
-@pytest.mark.parametrize("max_memory", [1 << 30, 5000])
+@pytest.mark.parametrize("max_memory", [1 << 30, 20_000])
 def test_reset_gives_the_statistics_of_one_large_training_batch(max_memory):
     a, b = Residual(0), Residual(1)
     x, y = images()
@@ -193,7 +193,7 @@ def test_reset_gives_the_statistics_of_one_large_training_batch(max_memory):
             assert found == pytest.approx(float(F.cross_entropy(net(x), y)), rel=1e-5)
 
 
-@pytest.mark.parametrize("max_memory", [1 << 30, 5000])
+@pytest.mark.parametrize("max_memory", [1 << 30, 8000])
 def test_repair_gives_units_the_interpolated_statistics(max_memory):
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -76,7 +76,7 @@ def test_the_matrix_is_symmetric_and_made_of_segments():
     assert matrix.linkage().shape == (3, 4)
 
 
-@pytest.mark.parametrize("max_memory", [1 << 30, 600])
+@pytest.mark.parametrize("max_memory", [1 << 30, 4000])
 def test_pairs_are_moved_by_their_own_permutations(max_memory):
     nets = [mlp(seed) for seed in range(3)]
     moves = {}
@@ -211,6 +211,19 @@ def test_calibrated_loss_is_the_best_over_temperatures():
         assert float(at) == pytest.approx(best, rel=1e-5)
     assert (curve.calibrated_loss <= curve.loss + 1e-9).all()
     assert curve.calibrated_barrier() != curve.loss_barrier()
+    # Fitted on other examples, the temperature is theirs and the loss is that of the data with it.
+    rest = (x[:90], y[:90])
+    held_out = barrier(
+        a, b, (x[90:], y[90:]), calibration=rest, alphas=3, calibrate_temperature=True
+    )
+    fitted = barrier(a, b, rest, alphas=3, calibrate_temperature=True)
+    np.testing.assert_allclose(held_out.temperature, fitted.temperature, rtol=1e-9)
+    assert held_out.settings["temperature_fitted_on"] == "calibration"
+    assert fitted.settings["temperature_fitted_on"] == "data"
+    with torch.no_grad():
+        z = a(x[90:]) / held_out.temperature[0]
+        wanted = float(torch.nn.functional.cross_entropy(z.double(), y[90:]))
+    assert held_out.calibrated_loss[0] == pytest.approx(wanted, rel=1e-5)
     with pytest.raises(ValueError, match="calibrate_temperature=True"):
         raw.calibrated_barrier()
     with pytest.raises(ValueError, match="calibrate_temperature needs"):

@@ -77,6 +77,32 @@ def batches(
     return _moved(source, device)
 
 
+def grouped(stream: Iterable[Batch], *, examples: int, max_bytes: int) -> Iterator[list[Batch]]:
+    """Collect successive batches until they hold ``examples`` examples or ``max_bytes`` bytes."""
+    held: list[Batch] = []
+    size = count = 0
+    for batch in stream:
+        held.append(batch)
+        count += count_examples(batch.inputs)
+        size += sum(t.numel() * t.element_size() for t in batch if isinstance(t, Tensor))
+        if count >= examples or size * (1 + 1 / len(held)) > max_bytes:
+            yield held
+            held, size, count = [], 0, 0
+    if held:
+        yield held
+
+
+def take(value: Any, part: slice) -> Any:
+    """Return some of the examples of one batch's inputs, or of a model's output."""
+    if isinstance(value, Tensor):
+        return value[part] if value.dim() else value
+    if isinstance(value, Mapping):
+        return {key: take(item, part) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(take(item, part) for item in value)
+    return value
+
+
 def input_of(data: Data) -> Any:
     """Return the inputs of the first batch, without moving them."""
     return next(batches(data)).inputs

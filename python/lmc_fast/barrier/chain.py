@@ -62,11 +62,15 @@ class Chain:
     tail
         From the last linear layer's output (N, features) to the model's; no parameters. None
         where that is the output.
+    prepends_zero
+        Whether the output is that of the last linear layer behind a zero (one logit as two); then
+        there is no tail.
     """
 
     head: Callable[[Any], Tensor]
     steps: tuple[Step, ...]
     tail: Callable[[Tensor], Any] | None
+    prepends_zero: bool = False
 
     @property
     def linears(self) -> tuple[LinearStep, ...]:
@@ -118,11 +122,31 @@ def chain_of(model: nn.Module) -> Chain | None:
         return None
     (output,) = (n for n in nodes if n.op == "output")
     head = _function(model, graph, inputs[0], linears[0].args[0])
-    last = linears[-1]
-    tail = None if output.args[0] is last else _function(model, graph, last, output.args[0])
-    if head is None or (tail is None and output.args[0] is not last):
+    last, result = linears[-1], output.args[0]
+    prepends_zero = _prepends_zero(result, last)
+    plain = prepends_zero or result is last
+    tail = None if plain else _function(model, graph, last, result)
+    if head is None or (tail is None and not plain):
         return None
-    return Chain(head, tuple(reversed(found)), tail)
+    return Chain(head, tuple(reversed(found)), tail, prepends_zero)
+
+
+def _prepends_zero(node: Any, last: fx.Node) -> bool:
+    """Return whether a node is ``torch.cat([torch.zeros_like(last), last], dim=1)``."""
+    if not isinstance(node, fx.Node) or node.target is not torch.cat:
+        return False
+    given = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
+    parts = given.get("tensors")
+    if given.get("dim") not in (1, -1) or not isinstance(parts, (list, tuple)) or len(parts) != 2:
+        return False
+    zeros, value = parts
+    return (
+        value is last
+        and isinstance(zeros, fx.Node)
+        and zeros.target is torch.zeros_like
+        and zeros.args == (last,)
+        and not zeros.kwargs
+    )
 
 
 def _identity(value: Tensor) -> Tensor:

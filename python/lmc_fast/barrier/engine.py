@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -20,14 +21,23 @@ from lmc_fast.barrier.normalise import Correction, calibrate
 from lmc_fast.barrier.points import Points, distinct
 from lmc_fast.barrier.replay import replay_evaluator
 from lmc_fast.barrier.temperature import best_temperatures
-from lmc_fast.data import Batch, Data, batches, count_batches, count_examples, device_of
+from lmc_fast.data import Batch, Data, batches, count_batches, count_examples, device_of, grouped
 from lmc_fast.progress import progress_bar
 
 
 class Evaluator(Protocol):
-    """Scores one batch at all points."""
+    """Scores batches at all points.
 
-    def scores(self, batch: Batch) -> Iterator[tuple[slice, Scores]]:
+    Attributes
+    ----------
+    group_examples, group_bytes
+        Successive batches come together until they hold so many examples, or bytes.
+    """
+
+    group_examples: int
+    group_bytes: int
+
+    def scores(self, group: Sequence[Batch]) -> Iterator[tuple[slice, Scores]]:
         """Yield slices of points and their scores, for each point its examples in order."""
         ...
 
@@ -100,11 +110,17 @@ def evaluate(
     model
         Supplies the architecture; it runs in evaluation mode.
     norm, calibration
-        See `lmc_fast.barrier.normalise`; ``calibration`` is ``data`` where it is None.
+        See `lmc_fast.barrier.normalise`; ``calibration`` is ``data`` where it is None. A loss with
+        temperature is fitted on it, too.
     per_example
         Keep the loss of every example at every point.
     max_memory
-        Bytes that weights and activations formed in advance may take.
+        Bytes that the evaluation may take at once besides the networks, the data and the result.
+
+    Raises
+    ------
+    ValueError
+        If one point and one example take more, or for what the parts raise.
     """
     if max_memory < 1:
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory}")
@@ -114,28 +130,48 @@ def evaluate(
         if norm != "keep":
             if calibration is None:
                 batches(data, passes=2)
-                calibration = data
             corrections = calibrate(
-                model, unique, calibration, norm=norm, max_memory=max_memory, progress=progress
+                model,
+                unique,
+                data if calibration is None else calibration,
+                norm=norm,
+                max_memory=max_memory,
+                progress=progress,
             )
-        evaluator: Evaluator | None = None
-        total = _Total(len(unique), per_example)
-        bar = progress_bar(
-            batches(data, device=device_of(model)),
-            total=count_batches(data),
-            show=progress,
-            unit="batch",
-            desc=f"{len(unique)} points",
-        )
-        for batch in bar:
-            if batch.targets is None:
-                raise ValueError("data must be batches of (input, target), got inputs alone")
-            if evaluator is None:
-                evaluator = make_evaluator(model, unique, corrections, loss, max_memory, batch)
-            total.examples += count_examples(batch.inputs)
-            for part, scores in evaluator.scores(batch):
-                total.add(part, scores)
-    return total.result(inverse)
+
+        def measured(source: Data, per_example: bool) -> _Total:
+            total = _Total(len(unique), per_example)
+            bar = progress_bar(
+                batches(source, device=device_of(model)),
+                total=count_batches(source),
+                show=progress,
+                unit="batch",
+                desc=f"{len(unique)} points",
+            )
+            stream = _with_targets(bar)
+            first = next(stream)
+            evaluator = make_evaluator(model, unique, corrections, loss, max_memory, first)
+            for group in grouped(
+                chain([first], stream),
+                examples=evaluator.group_examples,
+                max_bytes=evaluator.group_bytes,
+            ):
+                total.examples += sum(count_examples(batch.inputs) for batch in group)
+                for part, scores in evaluator.scores(group):
+                    total.add(part, scores)
+            return total
+
+        fitted = None
+        if loss.tempered and calibration is not None:
+            fitted = measured(calibration, False).mean_tempered()
+        return measured(data, per_example).result(inverse, fitted)
+
+
+def _with_targets(stream: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in stream:
+        if batch.targets is None:
+            raise ValueError("data must be batches of (input, target), got inputs alone")
+        yield batch
 
 
 def make_evaluator(
@@ -152,7 +188,7 @@ def make_evaluator(
         return fused_head_evaluator(layered, points, corrections, loss, max_memory) or layered
     return replay_evaluator(
         model, points, corrections, loss, max_memory, batch
-    ) or FunctionalEvaluator(model, points, corrections, loss, max_memory)
+    ) or FunctionalEvaluator(model, points, corrections, loss, max_memory, batch)
 
 
 class _Total:
@@ -197,7 +233,15 @@ class _Total:
         total[part] += sums
         return total
 
-    def result(self, inverse: NDArray[np.int64]) -> Evaluation:
+    def mean_tempered(self) -> NDArray[np.float64] | None:
+        """Return mean loss, slope and curvature over the grid of temperatures, (K, grid, 3)."""
+        tempered, weight = _array(self._tempered), _array(self._weight)
+        return None if tempered is None or weight is None else tempered / weight[:, None, None]
+
+    def result(
+        self, inverse: NDArray[np.int64], fitted: NDArray[np.float64] | None = None
+    ) -> Evaluation:
+        """Return the means; temperatures suit the curves ``fitted``, or this data."""
         flags = {name: bool(flag) for name, flag in self._flags.items()}
         if flags.get("invalid"):
             raise ValueError("a class target is neither a class of the model's output nor -100")
@@ -205,9 +249,9 @@ class _Total:
         if loss is None or weight is None or not weight.all():
             raise ValueError("data holds no term to average over: every target is ignored")
         temperature = calibrated = None
-        tempered = _array(self._tempered)
+        tempered = self.mean_tempered()
         if tempered is not None:
-            temperature, calibrated = best_temperatures(tempered / weight[:, None, None])
+            temperature, calibrated = best_temperatures(tempered, fitted)
         has_error = self._has_error and not flags.get("graded")
         error = _array(self._error) if has_error else None
         examples = None if self._parts is None else _joined(self._parts, has_error).at(inverse)

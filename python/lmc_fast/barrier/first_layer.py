@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +13,10 @@ from torch import Tensor
 import lmc_fast._core as _core
 from lmc_fast.barrier.chain import BatchNormStep, Chain, LinearStep, UnitwiseStep
 from lmc_fast.barrier.mixing import Mixer
+from lmc_fast.barrier.points import StateDict
+
+_PARALLEL_SIZE = 1 << 15
+"""Elements from which torch's own operations run in parallel."""
 
 _Floats: TypeAlias = NDArray[np.float32]
 _Indices: TypeAlias = NDArray[np.int64]
@@ -26,7 +31,9 @@ class FirstLayer:
     Attributes
     ----------
     rows
-        Shape (units, features): the weights of every distinct unit.
+        How many distinct units there are.
+    bytes_per_example
+        What the rows of one example take, and what `mixed` takes besides its result.
     next_step
         The position of the first step of the chain that `mixed` leaves undone.
     feeds_head
@@ -37,14 +44,14 @@ class FirstLayer:
         self._mixer = mixer
         self._chain = chain
         first = chain.linears[0]
-        weight = mixer.stack(f"{first.name}.weight")
-        bias = (
-            mixer.stack(f"{first.name}.bias") if first.bias else weight.new_zeros(weight.shape[:2])
-        )
-        kept, self._unit_rows = _distinct_rows(weight, bias)
-        self.rows = weight.flatten(0, 1)[kept]
-        self._bias = bias.flatten()[kept]
-        self._compiled = self.rows.dtype == torch.float32 and self.rows.device.type == "cpu"
+        layers = [_layer(network, first) for network in mixer.networks]
+        self._layers, self._unit_rows = _distinct_units(layers)
+        self.rows = sum(len(bias) for _, bias in self._layers)
+        like = layers[0][0]
+        self._compiled = like.dtype == torch.float32 and like.device.type == "cpu"
+        self._apart = self.rows == self._unit_rows.numel() and mixer.index.shape[1] <= 2
+        by_network = 0 if self._compiled else self._unit_rows.numel()
+        self.bytes_per_example = (self.rows + by_network) * like.element_size()
         self.next_step = chain.after_affine(0)
         following = chain.steps[self.next_step]
         self._relu = isinstance(following, UnitwiseStep) and following.is_relu
@@ -56,28 +63,43 @@ class FirstLayer:
             and len(chain.linears) == 2
         )
 
-    def evaluated(self, inputs: Tensor) -> Tensor:
-        """Return every distinct unit's pre-activations (units, examples)."""
-        return torch.addmm(self._bias[:, None], self.rows, inputs.T)
+    def evaluate(self, inputs: Tensor, out: Tensor) -> None:
+        """Write every distinct unit's pre-activations into ``out`` (rows, examples)."""
+        start = 0
+        for weight, bias in self._layers:
+            part = out[start : start + len(bias)]
+            torch.addmm(bias[:, None], weight, inputs.T, out=part)
+            start += len(bias)
 
-    def mixed(self, rows: Tensor, part: slice) -> Tensor:
-        """Return the layer's activations at some points, (points, units, examples)."""
+    def mixed(self, rows: Tensor, part: slice, out: Tensor) -> Tensor:
+        """Return the layer's activations at some points, (points, units, examples), in ``out``."""
+        if self._apart and out[0].numel() > _PARALLEL_SIZE:
+            # Threads of our own would wait for those of the matrix products, which spin on.
+            networks = rows.view(*self._unit_rows.shape, rows.shape[1])
+            shares = self._mixer.share[part, -1].tolist()
+            for point, ends, share in zip(
+                out, self._mixer.index[part].tolist(), shares, strict=True
+            ):
+                torch.lerp(networks[ends[0]], networks[ends[-1]], share, out=point)
+            return self._activated(out, part)
         if self._compiled:
-            out = rows.new_empty(part.stop - part.start, self._unit_rows.shape[1], rows.shape[1])
             _core.mixed_units(
                 *self._terms(rows, part), self._relu, out.numpy(), torch.get_num_threads()
             )
             return out
         by_network = rows[self._unit_rows.to(rows.device)]
-        value = self._mixer.weighted(by_network, part)
+        return self._activated(out.copy_(self._mixer.weighted(by_network, part)), part)
+
+    def _activated(self, out: Tensor, part: slice) -> Tensor:
         affine = affine_after(self._mixer, self._chain, 0, part)
         if affine is not None:
-            value = value * affine[0][..., None] + affine[1][..., None]
-        return value.relu_() if self._relu else value
+            out.mul_(affine[0][..., None]).add_(affine[1][..., None])
+        return out.relu_() if self._relu else out
 
-    def through_head(self, rows: Tensor, part: slice, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return the outputs (points, outputs, examples) of the linear layer that comes next."""
-        out = rows.new_empty(*bias.shape, rows.shape[1])
+    def through_head(
+        self, rows: Tensor, part: slice, weight: Tensor, bias: Tensor, out: Tensor
+    ) -> Tensor:
+        """Write the next linear layer's outputs into the last rows of ``out`` (points, rows, N)."""
         _core.mixed_relu_linear(
             *self._terms(rows, part),
             weight.contiguous().numpy(),
@@ -132,17 +154,55 @@ def batch_norm_affine(mixer: Mixer, step: BatchNormStep, part: slice) -> tuple[T
     return scale, mixer.mixed(f"{step.name}.bias", part) - mean * scale
 
 
-def _distinct_rows(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return one position of every distinct unit among (networks, units), and each one's row."""
-    table = torch.cat([weight, bias[..., None]], dim=2).flatten(0, 1).cpu().contiguous().numpy()
-    _, kept, inverse = np.unique(
-        table.view(np.dtype((np.void, table.itemsize * table.shape[1]))),
-        return_index=True,
-        return_inverse=True,
+def _layer(network: StateDict, step: LinearStep) -> tuple[Tensor, Tensor]:
+    weight = network[f"{step.name}.weight"]
+    bias = network[f"{step.name}.bias"] if step.bias else weight.new_zeros(len(weight))
+    return weight.contiguous(), bias
+
+
+def _distinct_units(
+    layers: Sequence[tuple[Tensor, Tensor]],
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """Return the layers without repeated units, and each network's units as rows of them.
+
+    Two units are one where weights and bias agree bit by bit. Of two networks nothing is dropped:
+    the search would cost more than it saves. O(weights).
+    """
+    units = len(layers[0][1])
+    rows = torch.arange(len(layers) * units).reshape(len(layers), units)
+    if len(layers) < 3:
+        return list(layers), rows
+    digests = np.stack([_digests(weight, bias) for weight, bias in layers])
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    # By position among all units: the first one of the same digest.
+    original = torch.from_numpy(first[inverse.reshape(-1)]).reshape(rows.shape)
+    for n, layer in enumerate(layers):
+        for m in torch.unique(original[n] // units).tolist():
+            same = original[n] // units == m
+            if m != n and not _agree(layer, layers[m], same, original[n][same] % units):
+                original[n][same] = rows[n][same]
+    kept = original == rows
+    place = (kept.flatten().cumsum(0) - 1).reshape(rows.shape)
+    distinct = [
+        (weight, bias) if bool(keep.all()) else (weight[keep], bias[keep])
+        for (weight, bias), keep in zip(layers, kept.to(layers[0][0].device), strict=True)
+        if bool(keep.any())
+    ]
+    return distinct, place.flatten()[original].contiguous()
+
+
+def _agree(
+    layer: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], units: Tensor, others: Tensor
+) -> bool:
+    return all(
+        torch.equal(mine[units.to(mine.device)], its[others.to(its.device)])
+        for mine, its in zip(layer, other, strict=True)
     )
-    # In the order of first appearance, so that one network's units stay together.
-    order = np.argsort(kept)
-    place = np.empty_like(order)
-    place[order] = np.arange(order.size)
-    rows = torch.from_numpy(place[inverse.reshape(-1)]).reshape(weight.shape[:2])
-    return torch.from_numpy(kept[order]).to(weight.device), rows.contiguous()
+
+
+def _digests(weight: Tensor, bias: Tensor) -> NDArray[np.uint64]:
+    """Return one number per unit that equal units share."""
+    table = torch.cat([weight, bias[:, None]], dim=1).cpu().numpy()
+    bits = table.view(np.uint32 if table.itemsize == 4 else np.uint64).astype(np.uint64)
+    odd = np.random.default_rng(0).integers(1 << 63, size=bits.shape[1], dtype=np.uint64) * 2 + 1
+    return np.asarray(bits @ odd.astype(np.uint64))

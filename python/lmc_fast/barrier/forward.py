@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from lmc_fast.barrier.points import StateDict
@@ -33,3 +34,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def agree(found: Tensor, wanted: Tensor) -> bool:
+    """Return whether two ways to run a network give the same outputs up to rounding."""
+    if found.shape != wanted.shape:
+        return False
+    scale = float(wanted.abs().nan_to_num().max()) if wanted.numel() else 0.0
+    return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)

@@ -24,6 +24,9 @@ class FusedHeadEvaluator:
     and error of each example at as many points as ``max_memory`` leaves room for.
     """
 
+    group_examples = 1
+    group_bytes = 0
+
     def __init__(
         self,
         layered: LayeredEvaluator,
@@ -50,11 +53,12 @@ class FusedHeadEvaluator:
             shares[:, column] = here
         self._shares = shares.to(device, torch.float32)
 
-    def scores(self, batch: Batch) -> Iterator[tuple[slice, Scores]]:
-        """Yield slices of points and their scores on the batch."""
+    def scores(self, group: Sequence[Batch]) -> Iterator[tuple[slice, Scores]]:
+        """Yield slices of points and their scores on the only batch of the group."""
+        (batch,) = group
         targets = batch.targets
         if targets is None or targets.is_floating_point() or targets.dim() != 1:
-            yield from self._layered.scores(batch)
+            yield from self._layered.scores(group)
             return
         inputs = self._layered.chain.head(batch.inputs)
         hidden = [torch.addmm(bias, inputs, weight.T) for weight, bias in self._first]
@@ -106,7 +110,11 @@ def launcher_of(weight: Tensor) -> Launcher | None:
 
 def _is_relu_pair(chain: Chain) -> bool:
     kinds = [type(step) for step in chain.steps]
-    if kinds != [LinearStep, UnitwiseStep, LinearStep] or chain.tail is not None:
+    if (
+        kinds != [LinearStep, UnitwiseStep, LinearStep]
+        or chain.tail is not None
+        or chain.prepends_zero
+    ):
         return False
     middle = chain.steps[1]
     return isinstance(middle, UnitwiseStep) and middle.is_relu

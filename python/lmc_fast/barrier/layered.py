@@ -9,23 +9,35 @@ activations within one compiled kernel and never stores them. Activations are ke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from lmc_fast.barrier.chain import Chain, LayerNormStep, LinearStep, UnitwiseStep, chain_of
+from lmc_fast.barrier.chain import (
+    BatchNormStep,
+    Chain,
+    LayerNormStep,
+    LinearStep,
+    Step,
+    UnitwiseStep,
+    chain_of,
+)
 from lmc_fast.barrier.first_layer import FirstLayer, affine_after, batch_norm_affine, linear_at
-from lmc_fast.barrier.forward import call_with
+from lmc_fast.barrier.forward import agree, call_with
 from lmc_fast.barrier.losses import Loss, Scores, logits_of
+from lmc_fast.barrier.memory import too_little_memory
 from lmc_fast.barrier.mixing import Mixer
 from lmc_fast.barrier.normalise import Correction
 from lmc_fast.barrier.points import Points, StateDict
 from lmc_fast.data import Batch
 
-_CACHED_BYTES = 1 << 23
+_CACHED_BYTES = 10 << 20
 """Activations of a slice beyond this size fall out of the processor's cache."""
+
+_GROUP_EXAMPLES = 4096
+"""Fewer leave matrix products, and threads that start and stop, below their best."""
 
 _PROBED_EXAMPLES = 8
 
@@ -33,9 +45,11 @@ _PROBED_EXAMPLES = 8
 class LayeredEvaluator:
     """Evaluates points of a multilayer perceptron.
 
-    Memory: the networks' weights once more, stacked, and then per slice of points and examples the
-    first layer of all networks, two layers' activations, the points' weights and their outputs.
-    Slices are made as small as ``max_memory`` asks, down to one point and one example.
+    Memory: the networks' layers behind the first stacked where that takes a quarter of
+    ``max_memory`` at most, the points' weights kept likewise, and then per slice of points and
+    examples the first layer of all networks, two layers' activations, the points' weights where
+    they are not kept, and their outputs and losses. Slices are made as small as ``max_memory``
+    asks, down to one point and one example.
     """
 
     def __init__(
@@ -49,42 +63,58 @@ class LayeredEvaluator:
         self._chain = chain
         self._loss = loss
         self._count = len(points)
-        self._mixer = Mixer(points, corrections)
+        first = chain.linears[0].name
+        names = [n for n in points.anchors[0] if n not in (f"{first}.weight", f"{first}.bias")]
+        self._mixer = Mixer(points, corrections, names, max_stack=max_memory // 4)
         self._first = FirstLayer(self._mixer, chain)
-        self._layers: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
-        shapes = [self._mixer.stack(f"{step.name}.weight").shape[1:] for step in chain.linears]
-        size = self._first.rows.element_size()
+        self._kept: dict[int, tuple[Tensor, ...]] = {}
+        self._buffers: dict[str, Tensor] = {}
+        self._zeroed = torch.Size()
+        self._like = points.anchors[0][f"{first}.weight"]
+        size = self._like.element_size()
+        shapes = [points.anchors[0][f"{step.name}.weight"].shape for step in chain.linears]
         widths = [shape[0] for shape in shapes]
-        # The kernel that feeds the head keeps hidden activations to itself.
-        hidden = 0 if self._first.feeds_head else max(map(sum, pairwise(widths)))
-        self._example_bytes = (hidden + widths[-1]) * size + widths[-1] * 3 * 8
-        self._row_bytes = self._first.rows.shape[0] * size
-        self._weight_bytes = sum(shape.numel() for shape in shapes[1:]) * size
-        self._keep_weights = self._count * self._weight_bytes <= max_memory // 2
-        self._room = max_memory // 2
+        self._outputs_shape = (widths[-1] + chain.prepends_zero, chain.prepends_zero)
+        # A step that is no ReLU takes room beside the two layers' activations.
+        extra = any(not isinstance(s, LinearStep) and not _in_place(s) for s in chain.steps)
+        self._hidden = 0 if self._first.feeds_head else max(widths[:-1]) * (2 + 2 * extra)
+        self._example_bytes = self._hidden * size + self._outputs_shape[0] * (
+            size * (1 if chain.tail is None else 3) + loss.bytes_per_output(self._like)
+        )
+        # A layer's weights are mixed beside temporaries of the same size.
+        sizes = [shape.numel() * size for shape in shapes[1:]]
+        self._weight_bytes = max(sizes) * 3
+        kept = self._count * sum(sizes)
+        self._keep_weights = kept <= max_memory // 4
+        self.group_bytes = max_memory // 16
+        used = self._mixer.stack_bytes + 2 * self.group_bytes + kept * self._keep_weights
+        # What Python and libraries hold besides counts too.
+        self._room = max_memory * 15 // 16 - used
+        self.group_examples = _GROUP_EXAMPLES if loss.stacked else 1
+        smallest = self._first.bytes_per_example + self._example_bytes + self._weight_bytes
+        if smallest > self._room:
+            raise too_little_memory(
+                max_memory, max_memory - self._room + smallest, "one point and one example"
+            )
 
     @property
     def chain(self) -> Chain:
         """What the model was recognised as."""
         return self._chain
 
-    def scores(self, batch: Batch) -> Iterator[tuple[slice, Scores]]:
-        """Yield slices of points and their scores, block by block of the batch's examples."""
-        inputs = self._chain.head(batch.inputs)
-        examples, points = self._slices(inputs.shape[0])
-        for start in range(0, inputs.shape[0], examples):
-            block = slice(start, start + examples)
-            rows = self._first.evaluated(inputs[block])
+    def scores(self, group: Sequence[Batch]) -> Iterator[tuple[slice, Scores]]:
+        """Yield slices of points and their scores, block by block of the examples."""
+        targets = torch.cat([batch.targets for batch in group if batch.targets is not None])
+        inputs = [batch.inputs for batch in group]
+        examples, points = self._slices(len(targets))
+        for start in range(0, len(targets), examples):
+            block = slice(start, min(start + examples, len(targets)))
+            rows = self._first_rows(inputs, block)
             for k in range(0, self._count, points):
                 part = slice(k, min(k + points, self._count))
                 outputs = self._outputs(rows, part)
-                targets = None if batch.targets is None else batch.targets[block]
-                yield (
-                    part,
-                    self._loss.score(
-                        logits_of(outputs) if self._loss.stacked else list(outputs), targets
-                    ),
-                )
+                wanted = logits_of(outputs) if self._loss.stacked else list(outputs)
+                yield part, self._loss.score(wanted, targets[block])
 
     def agrees_with(self, model: nn.Module, state: StateDict, inputs: Tensor) -> bool:
         """Return whether the first point's outputs are those of ``model`` with ``state``.
@@ -96,40 +126,73 @@ class LayeredEvaluator:
         wanted = call_with(model, state, probe)
         found = torch.cat(
             [
-                self._outputs(self._first.evaluated(self._chain.head(part)), slice(0, 1))[0]
+                self._outputs(self._first_rows([part], slice(0, len(part))), slice(0, 1))[0].clone()
                 for part in (probe[:1], probe[1:])
             ]
         )
-        if not isinstance(wanted, Tensor) or wanted.shape != found.shape:
-            return False
-        scale = float(wanted.abs().nan_to_num().max())
-        return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
+        return isinstance(wanted, Tensor) and agree(found, wanted)
 
     def _slices(self, batch: int) -> tuple[int, int]:
         """Return how many examples and points to treat at a time."""
-        examples = self._room // (self._row_bytes + self._example_bytes)
-        examples = max(1, min(batch, examples))
-        point_bytes = examples * self._example_bytes
-        room = min(self._room, max(_CACHED_BYTES, point_bytes))
-        if not self._keep_weights:
-            point_bytes += self._weight_bytes
+        rows, each = self._first.bytes_per_example, self._example_bytes
+        room = self._room - self._weight_bytes
+        examples = max(1, min(batch, room // (rows + each)))
+        if self._hidden:
+            examples = min(examples, max(1, _CACHED_BYTES // (2 * each)))
+        # Equal blocks: a short one at the end would run below its best.
+        examples = -(-batch // -(-batch // examples))
+        room = min(room - rows * examples, max(_CACHED_BYTES, each * examples))
+        point_bytes = examples * each + (0 if self._keep_weights else self._weight_bytes)
         return examples, max(1, min(self._count, room // point_bytes))
+
+    def _first_rows(self, inputs: Sequence[Tensor], block: slice) -> Tensor:
+        """Return the first layer's rows for a block of the examples of successive batches."""
+        rows = self._buffer("rows", self._first.rows, block.stop - block.start)
+        first = -block.start
+        for batch in inputs:
+            low, high = max(first, 0), min(first + len(batch), rows.shape[1])
+            if low < high:
+                flat = self._chain.head(batch[low - first : high - first])
+                self._first.evaluate(flat, rows[:, low:high])
+            first += len(batch)
+        return rows
+
+    def _buffer(self, name: str, *shape: int) -> Tensor:
+        """Return uninitialised memory that the next call with this name reuses."""
+        size = math.prod(shape)
+        held = self._buffers.get(name)
+        if held is None or held.numel() < size:
+            held = self._buffers[name] = self._like.new_empty(size)
+        return held[:size].view(shape)
 
     def _outputs(self, rows: Tensor, part: slice) -> Tensor:
         """Return the model's outputs at some points, (points, examples, ...)."""
         steps = self._chain.steps
+        count, examples = part.stop - part.start, rows.shape[1]
+        position = self._first.next_step
+        outputs = self._buffer("outputs", count, self._outputs_shape[0], examples)
+        if outputs.shape != self._zeroed:
+            outputs[:, : self._outputs_shape[1]] = 0
+            self._zeroed = outputs.shape
         if self._first.feeds_head:
-            value = self._first.through_head(rows, part, *self._linear(self._first.next_step, part))
-            position = self._first.next_step + 1
+            self._first.through_head(rows, part, *self._linear(position, part), outputs)
+            position += 1
         else:
-            value = self._first.mixed(rows, part)
-            position = self._first.next_step
+            units = self._like.shape[0]
+            value = self._first.mixed(rows, part, self._buffer("even", count, units, examples))
+        free = "odd"
         while position < len(steps):
             step = steps[position]
             if isinstance(step, LinearStep):
                 weight, bias = self._linear(position, part)
-                value = torch.baddbmm(bias[..., None], weight, value)
-                position = self._chain.after_affine(position)
+                following = self._chain.after_affine(position)
+                if following == len(steps):
+                    out = outputs[:, self._outputs_shape[1] :]
+                else:
+                    out = self._buffer(free, count, weight.shape[1], examples)
+                    free = "odd" if free == "even" else "even"
+                value = torch.baddbmm(bias[..., None], weight, value, out=out)
+                position = following
                 continue
             if isinstance(step, UnitwiseStep):
                 value = value.relu_() if step.is_relu else step.function(value)
@@ -137,19 +200,32 @@ class LayeredEvaluator:
                 value = self._layer_norm(step, value, part)
             else:
                 scale, shift = batch_norm_affine(self._mixer, step, part)
-                value = value * scale[..., None] + shift[..., None]
+                value.mul_(scale[..., None]).add_(shift[..., None])
             position += 1
-        outputs = value.transpose(1, 2)
+        by_example = outputs.transpose(1, 2)
         if self._chain.tail is None:
-            return outputs
-        flat: Tensor = self._chain.tail(outputs.reshape(-1, outputs.shape[2]))
-        return flat.reshape(*outputs.shape[:2], *flat.shape[1:])
+            return by_example
+        flat: Tensor = self._chain.tail(by_example.reshape(-1, by_example.shape[2]))
+        return flat.reshape(*by_example.shape[:2], *flat.shape[1:])
 
     def _linear(self, position: int, part: slice) -> tuple[Tensor, Tensor]:
         """Return weights and bias of a linear step, with what follows it folded in."""
-        key = (position, part.start, part.stop)
-        if key in self._layers:
-            return self._layers[key]
+        if not self._keep_weights:
+            return self._mixed_linear(position, part)
+        if position not in self._kept:
+            step = max(1, _CACHED_BYTES // self._weight_bytes)
+            for start in range(0, self._count, step):
+                piece = slice(start, min(start + step, self._count))
+                mixed = self._mixed_linear(position, piece)
+                if start == 0:
+                    kept = tuple(t.new_empty(self._count, *t.shape[1:]) for t in mixed)
+                for whole, values in zip(kept, mixed, strict=True):
+                    whole[piece] = values
+            self._kept[position] = kept
+        weight, bias = self._kept[position]
+        return weight[part], bias[part]
+
+    def _mixed_linear(self, position: int, part: slice) -> tuple[Tensor, Tensor]:
         step = linear_at(self._chain, position)
         weight = self._mixer.mixed(f"{step.name}.weight", part)
         bias = (
@@ -160,9 +236,7 @@ class LayeredEvaluator:
         folded = affine_after(self._mixer, self._chain, position, part)
         if folded is not None:
             scale, shift = folded
-            weight, bias = weight * scale[..., None], bias * scale + shift
-        if self._keep_weights:
-            self._layers[key] = weight, bias
+            weight, bias = weight.mul_(scale[..., None]), bias * scale + shift
         return weight, bias
 
     def _layer_norm(self, step: LayerNormStep, value: Tensor, part: slice) -> Tensor:
@@ -173,6 +247,10 @@ class LayeredEvaluator:
         if step.bias:
             value = value + self._mixer.mixed(f"{step.name}.bias", part)[..., None]
         return value
+
+
+def _in_place(step: Step) -> bool:
+    return isinstance(step, BatchNormStep) or (isinstance(step, UnitwiseStep) and step.is_relu)
 
 
 def layered_evaluator(

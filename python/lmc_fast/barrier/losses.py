@@ -69,6 +69,16 @@ class Loss:
     score: Callable[[Any, Any], Scores]
     stacked: bool
     """Whether outputs come as one tensor (K, B, ...), else as a list of K outputs."""
+    doubles: int = 4
+    """How many numbers of 8 bytes are held for each output component at once, at most."""
+    tempered: bool = False
+    """Whether scores hold what `lmc_fast.barrier.temperature` needs."""
+
+    def bytes_per_output(self, like: Tensor) -> int:
+        """Return what scoring takes for each output component of outputs like ``like``."""
+        compiled = self.name in _CLASSIFYING and not self.tempered and _is_compiled(like)
+        # The compiled loss takes a copy of the outputs by class, and results of a few bytes.
+        return 2 * like.element_size() if compiled else 8 * self.doubles
 
 
 def make_loss(loss: str | LossFunction, *, calibrate_temperature: bool = False) -> Loss:
@@ -97,7 +107,8 @@ def make_loss(loss: str | LossFunction, *, calibrate_temperature: bool = False) 
                 f"calibrate_temperature needs loss to be one of {', '.join(_CLASSIFYING)}, "
                 f"got {loss!r}"
             )
-        return Loss(loss, partial(_CLASSIFYING[loss], temper=True), stacked=True)
+        score = partial(_CLASSIFYING[loss], temper=True)
+        return Loss(loss, score, stacked=True, doubles=8, tempered=True)
     if callable(loss):
         return Loss(getattr(loss, "__name__", type(loss).__name__), _Custom(loss), stacked=False)
     if loss not in _NAMED:
@@ -164,7 +175,7 @@ def _classify(logits: Tensor, targets: Tensor, name: str, temper: bool) -> Score
             f"got {int(labels.min())}..{int(labels.max())}"
         )
     weight = kept.reshape(examples, -1).sum(-1, dtype=torch.float64)
-    if logits.dtype == torch.float32 and logits.device.type == "cpu" and not temper:
+    if _is_compiled(logits) and not temper:
         return _classify_compiled(logits, labels.where(kept, -1), weight)
     flat = logits.reshape(points, -1, classes)
     loss = torch.empty(flat.shape[:2], dtype=torch.float64, device=flat.device)
@@ -187,6 +198,10 @@ def _classify(logits: Tensor, targets: Tensor, name: str, temper: bool) -> Score
         tempered,
         invalid,
     )
+
+
+def _is_compiled(like: Tensor) -> bool:
+    return like.dtype == torch.float32 and like.device.type == "cpu"
 
 
 def _classify_compiled(logits: Tensor, labels: Tensor, weight: Tensor) -> Scores:

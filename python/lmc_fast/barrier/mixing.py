@@ -1,4 +1,4 @@
-"""Weighted sums of stacked networks, for many points at once."""
+"""Weighted sums of networks, for many points at once."""
 
 from __future__ import annotations
 
@@ -9,32 +9,61 @@ import torch
 from torch import Tensor
 
 from lmc_fast.barrier.normalise import Correction
-from lmc_fast.barrier.points import Points
+from lmc_fast.barrier.points import Points, StateDict
 
 
 class Mixer:
-    """The tensors of many points: sums of the networks' own, stacked once."""
+    """The tensors of many points.
 
-    def __init__(self, points: Points, corrections: Sequence[Correction]) -> None:
+    Attributes
+    ----------
+    networks
+        The networks that some point mixes.
+    index, share
+        Shapes (K, m): which of them each point mixes, and by how much.
+    stack_bytes
+        What stacks of all networks take: memory for populations; zero where tensors are mixed
+        point by point, which `weighted` sums of stacks beat for many points of small networks.
+    """
+
+    def __init__(
+        self,
+        points: Points,
+        corrections: Sequence[Correction],
+        names: Sequence[str],
+        *,
+        max_stack: int,
+    ) -> None:
+        """Prepare to mix ``names``, stacked where that takes ``max_stack`` bytes at most."""
         used, index = np.unique(points.index, return_inverse=True)
-        self._anchors = [points.anchors[i] for i in used]
+        self.networks: list[StateDict] = [points.anchors[i] for i in used]
         self._corrections = corrections
         self._stacks: dict[str, Tensor] = {}
-        device = next(iter(self._anchors[0].values())).device
+        device = next(iter(self.networks[0].values())).device
         self.index = torch.from_numpy(index.reshape(points.index.shape)).to(device)
         self.share = torch.from_numpy(points.weight).to(device)
-
-    def stack(self, name: str) -> Tensor:
-        """Return the tensor ``name`` of every network mixed, shape (networks, ...)."""
-        if name not in self._stacks:
-            self._stacks[name] = torch.stack([anchor[name] for anchor in self._anchors])
-        return self._stacks[name]
+        present = [self.networks[0][name] for name in names]
+        size = len(used) * sum(t.numel() * t.element_size() for t in present)
+        self.stack_bytes = size if size <= max_stack else 0
 
     def mixed(self, name: str, part: slice) -> Tensor:
         """Return the tensor ``name`` at some of the points, shape (points, ...)."""
         if self._corrections and name in self._corrections[0].buffers:
             return torch.stack([c.buffers[name] for c in self._corrections[part]])
-        return self.weighted(self.stack(name), part)
+        if self.stack_bytes:
+            if name not in self._stacks:
+                self._stacks[name] = torch.stack([network[name] for network in self.networks])
+            return self.weighted(self._stacks[name], part)
+        like = self.networks[0][name]
+        out = like.new_empty(part.stop - part.start, *like.shape)
+        for row, networks, shares in zip(
+            out, self.index[part].tolist(), self.share[part].tolist(), strict=True
+        ):
+            first = self.networks[networks[0]][name]
+            row.copy_(first)
+            for network, share in zip(networks[1:], shares[1:], strict=True):
+                row.add_(self.networks[network][name] - first, alpha=share)
+        return out
 
     def weighted(self, stack: Tensor, part: slice) -> Tensor:
         """Return the weighted sums of (networks, ...) at some of the points, (points, ...)."""
@@ -44,7 +73,7 @@ class Mixer:
         total = first
         for j in range(1, index.shape[1]):
             # First plus differences: exact where the networks agree.
-            total = total + share[:, j] * (stack[index[:, j]] - first)
+            total = stack[index[:, j]].sub_(first).mul_(share[:, j]).add_(total)
         return total
 
     def affine(self, name: str, part: slice) -> tuple[Tensor, Tensor] | None:
@@ -55,7 +84,7 @@ class Mixer:
         shape = next(c.affine[name][0] for c in corrections if name in c.affine)
         unchanged = torch.ones_like(shape), torch.zeros_like(shape)
         pairs = [c.affine.get(name, unchanged) for c in corrections]
-        dtype = self.stack(f"{name}.weight").dtype
+        dtype = self.networks[0][f"{name}.weight"].dtype
         scale = torch.stack([scale for scale, _ in pairs])
         shift = torch.stack([shift for _, shift in pairs])
         return scale.to(dtype), shift.to(dtype)

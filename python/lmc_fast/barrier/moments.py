@@ -15,16 +15,22 @@ from torch.utils.hooks import RemovableHandle
 
 from lmc_fast.barrier.forward import call_with
 from lmc_fast.barrier.points import StateDict
-from lmc_fast.data import count_examples
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer to normalise: BatchNorm by its input, a rescaled layer by its output."""
+    """A layer to normalise: BatchNorm by its input, a rescaled layer by its output.
+
+    Attributes
+    ----------
+    source
+        The linear or convolutional module whose output that tensor is, if it is one's.
+    """
 
     name: str
     module: nn.Module
     rescaled: bool
+    source: nn.Module | None = None
 
     @property
     def axis(self) -> int:
@@ -55,28 +61,29 @@ class Moments:
 
 def unit_moments(value: Tensor, axis: int) -> Moments:
     """Return the moments of each unit along ``axis``, over all other axes."""
-    rows = value.detach().movedim(axis, 0).flatten(1)
+    value = value.detach()
+    if axis == 1 and value.dim() > 2 and value.is_contiguous():
+        # Several times faster than a reduction over two separate groups of axes.
+        mean, variance = torch.batch_norm_update_stats(value, None, None, 0.0)
+        return Moments(value.numel() // value.shape[1], mean.double(), variance.double())
+    rows = value.movedim(axis, 0).flatten(1)
     variance, mean = torch.var_mean(rows, dim=1, correction=0)
     return Moments(rows.shape[1], mean.double(), variance.double())
 
 
 def layers_to_normalise(
     model: nn.Module, state: StateDict, inputs: Any, *, rescale: bool
-) -> tuple[list[Layer], int]:
-    """Return the layers to normalise in the order they run, and the bytes an example takes.
+) -> list[Layer]:
+    """Return the layers to normalise in the order they run.
 
     BatchNorm layers with running statistics; with ``rescale`` also the linear and convolutional
     layers that no BatchNorm follows, save the last one, which is the network's output.
     """
     ran: list[tuple[str, nn.Module, Tensor]] = []
     normalised: set[int] = set()
-    largest = 0
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            nonlocal largest
-            tensors = [t for t in (*args, output) if isinstance(t, Tensor)]
-            largest = max(largest, sum(t.numel() * t.element_size() for t in tensors))
             if isinstance(module, _BatchNorm):
                 normalised.add(id(args[0]))
                 if module.track_running_stats:
@@ -90,6 +97,8 @@ def layers_to_normalise(
     with removing(handles):
         call_with(model, state, inputs)
     mapping = [name for name, module, _ in ran if not isinstance(module, _BatchNorm)]
+    # Held in `ran`, the tensors keep their identities.
+    makers = {id(t): module for _, module, t in ran if not isinstance(module, _BatchNorm)}
     layers: list[Layer] = []
     for name, module, tensor in ran:
         rescaled = not isinstance(module, _BatchNorm)
@@ -101,9 +110,8 @@ def layers_to_normalise(
             raise ValueError(
                 f'norm="repair" cannot fold its shift into {name}: give that layer a bias'
             )
-        layers.append(Layer(name, module, rescaled))
-    # A layer's input and output, and once more for a residual branch kept meanwhile.
-    return layers, 2 * -(-largest // count_examples(inputs))
+        layers.append(Layer(name, module, rescaled, makers.get(id(tensor))))
+    return layers
 
 
 def output_moments(
@@ -133,11 +141,11 @@ def moments_up_to(
 
     def before(module: nn.Module, args: Any) -> None:
         _merge(found, layer, args[0])
-        raise _ReachedError
+        raise ReachedError
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         _merge(found, layer, output)
-        raise _ReachedError
+        raise ReachedError
 
     module = layer.module
     handle = (
@@ -147,7 +155,7 @@ def moments_up_to(
     )
     with removing([handle]):
         for part in inputs:
-            with suppress(_ReachedError):
+            with suppress(ReachedError):
                 call_with(model, state, part)
     return found[layer.name]
 
@@ -162,7 +170,7 @@ def removing(handles: Sequence[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
-class _ReachedError(Exception):
+class ReachedError(Exception):
     """Ends a forward pass at the layer that was to be recorded."""
 
 

@@ -19,8 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from lmc_fast.barrier.closed_form import JointMoments, joint_moments
 from lmc_fast.barrier.forward import call_with
+from lmc_fast.barrier.memory import forward_bytes, state_bytes, too_little_memory
 from lmc_fast.barrier.moments import (
     Layer,
     Moments,
@@ -31,8 +34,10 @@ from lmc_fast.barrier.moments import (
     unit_moments,
 )
 from lmc_fast.barrier.points import Points, StateDict
-from lmc_fast.data import Data, batches, count_examples, device_of
+from lmc_fast.data import Data, batches, count_examples, device_of, take
 from lmc_fast.progress import progress_bar
+
+_PROBED_EXAMPLES = 4
 
 NORMS = ("keep", "reset", "repair")
 
@@ -74,33 +79,53 @@ def calibrate(
 ) -> list[Correction]:
     """Return the correction of every point, in exact statistics of the whole calibration set.
 
-    Where the activations of the set fit into ``max_memory`` bytes each point takes one forward
-    pass over it; else one truncated pass per normalised layer, with the same result up to
-    rounding. The inputs of the set are kept in memory meanwhile.
+    Layers that are linear in the weights have theirs in closed form, from one pass for each
+    network (see `lmc_fast.barrier.closed_form`). For the others, where the activations of the set
+    fit into ``max_memory`` bytes each point takes one forward pass over it; else one truncated
+    pass per normalised layer, in blocks of examples, with the same result up to rounding. The
+    inputs of the set are kept in memory meanwhile.
 
     Raises
     ------
     ValueError
         If there is nothing to normalise, if a normalised module is called more than once in a
-        forward pass, or if ``repair`` finds a layer without the bias that would take the shift.
+        forward pass, if ``repair`` finds a layer without the bias that would take the shift, or
+        if one example takes more than ``max_memory``.
     """
     inputs = [batch.inputs for batch in batches(calibration, device=device_of(model))]
-    layers, example_bytes = layers_to_normalise(
-        model, points.anchors[0], inputs[0], rescale=norm == "repair"
-    )
+    state = points.anchors[0]
+    probe = take(inputs[0], slice(0, _PROBED_EXAMPLES))
+    layers = layers_to_normalise(model, state, probe, rescale=norm == "repair")
     if not layers:
         raise ValueError(f'norm="{norm}" finds no layer to normalise in this model')
-    if sum(map(count_examples, inputs)) * example_bytes <= max_memory:
+    example_bytes = 2 * -(-forward_bytes(model, state, probe) // count_examples(probe))
+    # A point's weights, those with the corrections folded in, and what libraries hold besides.
+    room = max_memory * 7 // 8 - 3 * state_bytes(state)
+    if example_bytes > room:
+        needed = max_memory - room + example_bytes
+        raise too_little_memory(max_memory, needed, "one point and one calibration example")
+    joint = joint_moments(model, points, inputs, layers, max_memory=room)
+    copied = 0 if len(inputs) == 1 else sum(map(_bytes, inputs))
+    if sum(map(count_examples, inputs)) * example_bytes + copied <= room:
         inputs = [_concatenated(inputs)]
+    else:
+        step = room // example_bytes
+        inputs = [
+            take(part, slice(start, start + step))
+            for part in inputs
+            for start in range(0, count_examples(part), step)
+        ]
     rescaled = [layer for layer in layers if layer.rescaled]
     anchors = {
-        i: output_moments(model, points.anchors[i], inputs, rescaled)
+        i: _anchor_moments(model, points.anchors[i], inputs, rescaled, joint, int(i))
         for i in np.unique(points.index)
     }
     corrections = []
     for k in progress_bar(range(len(points)), show=progress, unit="point", desc=norm):
         used = np.flatnonzero(points.weight[k])
-        shares = [(anchors[points.index[k, j]], float(points.weight[k, j])) for j in used]
+        networks = [int(points.index[k, j]) for j in used]
+        shares = [float(points.weight[k, j]) for j in used]
+        mixed = [(anchors[i], share) for i, share in zip(networks, shares, strict=True)]
         settle = _settle_at_once if len(inputs) == 1 else _settle_in_turn
         corrections.append(
             settle(
@@ -109,10 +134,27 @@ def calibrate(
                 inputs,
                 # A network itself has the statistics that it is to have.
                 layers if used.size > 1 else [layer for layer in layers if not layer.rescaled],
-                {layer.name: _wanted(shares, layer.name) for layer in rescaled},
+                {layer.name: _wanted(mixed, layer.name) for layer in rescaled},
+                {name: moments.at(networks, shares) for name, moments in joint.items()},
             )
         )
     return corrections
+
+
+def _anchor_moments(
+    model: nn.Module,
+    state: StateDict,
+    inputs: Sequence[Any],
+    layers: Sequence[Layer],
+    joint: Mapping[str, JointMoments],
+    index: int,
+) -> dict[str, Moments]:
+    """Return the moments of the layers' outputs in one of the networks."""
+    known = {
+        layer.name: joint[layer.name].at([index], [1.0]) for layer in layers if layer.name in joint
+    }
+    rest = [layer for layer in layers if layer.name not in joint]
+    return known | output_moments(model, state, inputs, rest)
 
 
 def _wanted(
@@ -138,8 +180,11 @@ def _settle_at_once(
     inputs: Sequence[Any],
     layers: Sequence[Layer],
     wanted: Mapping[str, tuple[Tensor, Tensor]],
+    known: Mapping[str, Moments],
 ) -> Correction:
     """Settle all layers in one pass over the whole set, each as the pass reaches it."""
+    if all(layer.name in known for layer in layers):
+        return _settle_in_turn(model, state, inputs, layers, wanted, known)
     affine: dict[str, tuple[Tensor, Tensor]] = {}
     buffers = {
         name: state[name].clone()
@@ -148,15 +193,19 @@ def _settle_at_once(
         for name in _statistics(layer)
     }
 
-    def reset(module: nn.Module, args: Any) -> None:
-        found = unit_moments(args[0], 1)
-        # Within the functional call these are the clones above.
-        module.running_mean.copy_(found.mean)  # type: ignore[operator]
-        module.running_var.copy_(found.variance)  # type: ignore[operator]
+    def reset(layer: Layer) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            found = known.get(layer.name) or unit_moments(args[0], 1)
+            # Within the functional call these are the clones above.
+            module.running_mean.copy_(found.mean)  # type: ignore[operator]
+            module.running_var.copy_(found.variance)  # type: ignore[operator]
+
+        return hook
 
     def rescale(layer: Layer) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            scale, shift = _affine(unit_moments(output, layer.axis), wanted[layer.name])
+            found = known.get(layer.name) or unit_moments(output, layer.axis)
+            scale, shift = _affine(found, wanted[layer.name])
             affine[layer.name] = (scale, shift)
             shape = [1] * output.dim()
             shape[layer.axis] = -1
@@ -167,7 +216,7 @@ def _settle_at_once(
     handles = [
         layer.module.register_forward_hook(rescale(layer))
         if layer.rescaled
-        else layer.module.register_forward_pre_hook(reset)
+        else layer.module.register_forward_pre_hook(reset(layer))
         for layer in layers
     ]
     with removing(handles):
@@ -181,13 +230,16 @@ def _settle_in_turn(
     inputs: Sequence[Any],
     layers: Sequence[Layer],
     wanted: Mapping[str, tuple[Tensor, Tensor]],
+    known: Mapping[str, Moments],
 ) -> Correction:
     """Settle one layer after the other, each in a pass of its own over the parts of the set."""
     buffers: dict[str, Tensor] = {}
     affine: dict[str, tuple[Tensor, Tensor]] = {}
     for layer in layers:
-        settled = Correction(buffers, affine).applied(state)
-        found = moments_up_to(model, settled, inputs, layer)
+        found = known.get(layer.name)
+        if found is None:
+            settled = Correction(buffers, affine).applied(state)
+            found = moments_up_to(model, settled, inputs, layer)
         if layer.rescaled:
             affine[layer.name] = _affine(found, wanted[layer.name])
         else:
@@ -199,6 +251,10 @@ def _settle_in_turn(
 
 def _statistics(layer: Layer) -> tuple[str, str]:
     return f"{layer.name}.running_mean", f"{layer.name}.running_var"
+
+
+def _bytes(inputs: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in tree_leaves(inputs) if isinstance(t, Tensor))
 
 
 def _concatenated(parts: Sequence[Any]) -> Any:

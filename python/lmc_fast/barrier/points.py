@@ -75,14 +75,18 @@ def distinct(points: Points) -> tuple[Points, NDArray[np.int64]]:
     rows = np.concatenate(
         [np.take_along_axis(part, order, axis=1) for part in (index, weight)], axis=1
     )
-    kept, inverse = np.unique(rows, axis=0, return_inverse=True)
-    index, weight = np.split(kept, 2, axis=1)
+    order = np.lexsort(rows.T[::-1])
+    rows = rows[order]
+    new = np.concatenate([[True], (rows[1:] != rows[:-1]).any(axis=1)])
+    inverse = np.empty(len(rows), dtype=np.int64)
+    inverse[order] = np.cumsum(new) - 1
+    index, weight = np.split(rows[new], 2, axis=1)
     used = max(1, int((weight != 0).sum(axis=1).max()))
     # Padding repeats a point's first network, so that its differences vanish.
     index = np.where(weight == 0, index[:, :1], index)
     return (
         Points(points.anchors, index[:, :used].astype(np.int64), weight[:, :used]),
-        inverse.reshape(-1),
+        inverse,
     )
 
 
@@ -137,8 +141,13 @@ def _mix(first: Tensor, others: Sequence[tuple[Tensor, float]]) -> Tensor:
 def _first_equal(anchors: Sequence[StateDict]) -> list[int]:
     """Return for each anchor the index of the first anchor equal to it."""
     by_digest: dict[float, list[int]] = {}
-    first = []
+    by_identity: dict[int, int] = {}
+    first: list[int] = []
     for k, anchor in enumerate(anchors):
+        known = by_identity.setdefault(id(anchor), k)
+        if known != k:
+            first.append(first[known])
+            continue
         candidates = by_digest.setdefault(_digest(anchor), [])
         same = next((j for j in candidates if _equal(anchors[j], anchor)), k)
         if same == k:

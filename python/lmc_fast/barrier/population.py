@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 
 from lmc_fast.barrier.definitions import barrier_height
 from lmc_fast.barrier.engine import Evaluation
+from lmc_fast.barrier.memory import state_bytes, too_little_memory
 from lmc_fast.barrier.networks import (
     MAX_MEMORY,
     Networks,
@@ -120,7 +121,7 @@ def barrier_matrix(
         n networks, as in `barrier`.
     data
         As in `barrier`. It is read once, or once for every group of pairs whose permuted copies
-        fit into ``max_memory``.
+        fit into half of ``max_memory``.
     permutations
         A sequence of n that move each network into a common basis, or a mapping from pairs
         ``(i, j)``, i < j, to what aligns network j to network i: `Matching`, mapping (with
@@ -159,15 +160,24 @@ def barrier_matrix(
     if unknown:
         raise ValueError(f"permutations names the pair {unknown[0]}; pairs are (i, j), i < j < {n}")
     networks = Networks.gather(models, common, labels=labels, **gathering(options))
-    groups = _groups(networks, pairs, by_pair, options.get("max_memory", MAX_MEMORY))
+    max_memory = options.get("max_memory", MAX_MEMORY)
+    if any(permutation is not None for permutation in by_pair.values()):
+        # One half for the copies of a group, the other for its evaluation.
+        max_memory //= 2
+    groups = _groups(networks, pairs, by_pair, max_memory)
     batches(data, passes=len(groups))
     loss = np.empty((n, n, grid.size))
     error: NDArray[np.float64] | None = np.empty_like(loss)
     backwards = np.array([np.abs(grid - (1 - alpha)).argmin() for alpha in grid])
     for group in groups:
-        copies = [_moved(networks, j, by_pair.get((i, j)), options) for i, j in group]
+        # The copies of one group are gone before those of the next are made.
         found, (own, own_error), (curves, error_curves) = _evaluate_pairs(
-            networks, copies, group, grid, data, options
+            networks,
+            [_moved(networks, j, by_pair.get((i, j)), options) for i, j in group],
+            group,
+            grid,
+            data,
+            {**options, "max_memory": max_memory},
         )
         for values, single, between in ((loss, own, curves), (error, own_error, error_curves)):
             if values is None or single is None or between is None:
@@ -286,6 +296,8 @@ def _groups(
 ) -> list[list[tuple[int, int]]]:
     """Split the pairs so that the permuted copies of a group fit into ``max_memory`` bytes."""
     copies = sum(permutation is not None for permutation in by_pair.values())
-    size = sum(t.numel() * t.element_size() for t in networks.states[0].values())
-    step = len(pairs) if copies * size <= max_memory else max(1, max_memory // size)
+    size = state_bytes(networks.states[0])
+    if copies and size > max_memory:
+        raise too_little_memory(2 * max_memory, 2 * size, "one permuted copy and its evaluation")
+    step = len(pairs) if copies * size <= max_memory else max_memory // size
     return [pairs[start : start + step] for start in range(0, len(pairs), step)]

@@ -78,6 +78,9 @@ class ReplayEvaluator:
     network's weights once more, and the outputs of as many points as ``max_memory`` allows.
     """
 
+    group_examples = 1
+    group_bytes = 0
+
     def __init__(
         self,
         model: nn.Module,
@@ -98,15 +101,21 @@ class ReplayEvaluator:
         self._capturable = True
         self._functional: FunctionalEvaluator | None = None
 
-    def scores(self, batch: Batch) -> Iterator[tuple[slice, Scores]]:
-        """Yield slices of points and their scores on the batch."""
+    def scores(self, group: Sequence[Batch]) -> Iterator[tuple[slice, Scores]]:
+        """Yield slices of points and their scores on the only batch of the group."""
+        (batch,) = group
         captured = self._captured_for(batch.inputs)
         if captured is None:
             if self._functional is None:
                 self._functional = FunctionalEvaluator(
-                    self._model, self._points, self._corrections, self._loss, self._max_memory
+                    self._model,
+                    self._points,
+                    self._corrections,
+                    self._loss,
+                    self._max_memory,
+                    batch,
                 )
-            yield from self._functional.scores(batch)
+            yield from self._functional.scores(group)
             return
         inputs, (replay, output) = captured
         inputs.copy_(batch.inputs)

@@ -64,15 +64,21 @@ def barrier(
         ``keep`` (default), ``reset`` or ``repair``: see `lmc_fast.barrier.normalise`. Left out on
         a model with BatchNorm statistics it is ``keep``, with a warning.
     calibration
-        The data that ``reset`` and ``repair`` take their statistics from; ``data`` by default.
+        The data that ``reset`` and ``repair`` take their statistics from, and that the softmax
+        temperatures are fitted on; ``data`` by default.
     calibrate_temperature
-        Also find the softmax temperature with the lowest loss at each point, on ``data``.
+        Also find the softmax temperature with the lowest loss at each point, on ``calibration``,
+        and the loss that ``data`` has with it. On one set for both the calibrated loss is the
+        lowest that any temperature reaches there, so a curve of training data flatters itself;
+        the result's settings say which set it was.
     per_example
         Keep the loss of every example, which confidence intervals need: 8 bytes per example and
         alpha, twice.
     max_memory
-        Bytes that weights and activations formed in advance may take. The result does not depend
-        on it beyond rounding.
+        Bytes that the evaluation may take at once, besides the networks (their permuted copies
+        included), the batches of the data, and the result: stacked and interpolated weights,
+        activations, losses. 2 GiB by default. The result does not depend on it beyond rounding.
+        A loss given as a callable takes what it takes.
     progress
         Show a progress bar on stderr.
 
@@ -86,8 +92,9 @@ def barrier(
     TypeError
         If none of ``a``, ``b`` and ``model`` is a module.
     ValueError
-        If the networks differ in architecture, the data is empty or lacks targets, or an
-        argument is none of the accepted ones.
+        If the networks differ in architecture, the data is empty or lacks targets, an argument is
+        none of the accepted ones, or one point and one example (one batch, of a model whose
+        outputs depend on the whole batch) take more than ``max_memory``.
 
     Warns
     -----
@@ -181,12 +188,17 @@ def settings_of(
     networks: Networks, found: Evaluation, **options: Unpack[Options]
 ) -> dict[str, Any]:
     """Return what a result says about how it was evaluated."""
+    calibrated = {}
+    if options.get("calibrate_temperature", False):
+        given = options.get("calibration") is not None
+        calibrated = {"temperature_fitted_on": "calibration" if given else "data"}
     return {
         "loss": make_loss(options.get("loss", "cross_entropy")).name,
         "norm": networks.norm,
         "examples": found.examples,
         "parameters": sum(p.numel() for p in networks.model.parameters()),
         "max_memory": options.get("max_memory", MAX_MEMORY),
+        **calibrated,
     }
 
 

@@ -47,7 +47,7 @@ def tempered_sums(logits: Tensor, picked: Tensor, kept: Tensor) -> Tensor:
 
 
 def best_temperatures(
-    curves: NDArray[np.float64],
+    curves: NDArray[np.float64], fitted: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the best temperature of each point within the grid, and the loss there.
 
@@ -55,17 +55,23 @@ def best_temperatures(
     ----------
     curves
         Shape (K, grid, 3): mean loss, slope and curvature at the grid points.
+    fitted
+        The same on the data that the temperature is to suit; ``curves`` by default.
     """
+    fitted = curves if fitted is None else fitted
     temperature = np.full(len(curves), np.nan)
     loss = np.full(len(curves), np.nan)
-    for k, curve in enumerate(curves):
-        if not np.isfinite(curve).all():
+    for k, (curve, target) in enumerate(zip(curves, fitted, strict=True)):
+        if not (np.isfinite(curve).all() and np.isfinite(target).all()):
             continue
-        polynomial = BPoly.from_derivatives(SHARPNESS, curve)
-        low = int(curve[:, 0].argmin())
+        low = int(target[:, 0].argmin())
         bounds = SHARPNESS[max(low - 1, 0)], SHARPNESS[min(low + 1, len(SHARPNESS) - 1)]
         found = minimize_scalar(
-            polynomial, bounds=bounds, method="bounded", options={"xatol": 1e-9}
+            BPoly.from_derivatives(SHARPNESS, target),
+            bounds=bounds,
+            method="bounded",
+            options={"xatol": 1e-9},
         )
-        temperature[k], loss[k] = math.exp(-found.x), float(found.fun)
+        temperature[k] = math.exp(-found.x)
+        loss[k] = float(BPoly.from_derivatives(SHARPNESS, curve)(found.x))
     return temperature, loss
