@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,14 @@ from numpy.typing import NDArray
 from lmc_fast.barrier.bootstrap import barrier_interval
 from lmc_fast.barrier.definitions import area_above_chord, barrier_height, excess
 from lmc_fast.barrier.engine import ExampleLosses
+from lmc_fast.barrier.stored import Stored
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
-class BarrierCurve:
+class BarrierCurve(Stored):
     """Loss and error along ``theta(alpha) = (1 - alpha) theta_A + alpha P(theta_B)``.
 
     Attributes
@@ -38,6 +38,9 @@ class BarrierCurve:
     example_losses
         Loss and error of every example; None unless ``per_example`` was chosen. Not in the JSON.
     """
+
+    kind = "curve"
+    left_out = ("example_losses",)
 
     alphas: NDArray[np.float64]
     loss: NDArray[np.float64]
@@ -132,36 +135,6 @@ class BarrierCurve:
         ax.set_ylabel(metric)
         return ax
 
-    def to_json(self) -> str:
-        """Return the curve as JSON text; non-finite values are written as strings."""
-        return json.dumps(
-            {
-                "alphas": _listed(self.alphas),
-                "loss": _listed(self.loss),
-                "error": _listed(self.error),
-                "settings": dict(self.settings),
-                "temperature": _listed(self.temperature),
-                "calibrated_loss": _listed(self.calibrated_loss),
-            },
-            allow_nan=False,
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> BarrierCurve:
-        """Return the curve that `to_json` wrote; ValueError where ``text`` is no such thing."""
-        try:
-            stored = json.loads(text)
-            return cls(
-                alphas=np.asarray(_array(stored["alphas"]), dtype=np.float64),
-                loss=np.asarray(_array(stored["loss"]), dtype=np.float64),
-                error=_array(stored["error"]),
-                settings=stored["settings"],
-                temperature=_array(stored["temperature"]),
-                calibrated_loss=_array(stored["calibrated_loss"]),
-            )
-        except (KeyError, TypeError, ValueError) as fault:
-            raise ValueError(f"expected the JSON text of a BarrierCurve: {fault}") from None
-
     def values(self, metric: str) -> NDArray[np.float64]:
         """Return the curve of a metric: "loss", "error" or "calibrated_loss"; shape (K,).
 
@@ -180,13 +153,3 @@ class BarrierCurve:
             }[metric]
             raise ValueError(f"this curve has no {metric}: {reason}")
         return values
-
-
-def _listed(values: NDArray[np.float64] | None) -> list[float | str] | None:
-    if values is None:
-        return None
-    return [float(v) if np.isfinite(v) else str(float(v)) for v in values]
-
-
-def _array(values: list[float | str] | None) -> NDArray[np.float64] | None:
-    return None if values is None else np.array([float(v) for v in values], dtype=np.float64)

@@ -25,12 +25,13 @@ from lmc_fast.barrier.networks import (
 )
 from lmc_fast.barrier.points import StateDict
 from lmc_fast.barrier.segment import alpha_grid, evaluate_at, settings_of
+from lmc_fast.barrier.stored import Stored
 from lmc_fast.checkpoints import Network
 from lmc_fast.data import Data, batches
 
 
 @dataclass(frozen=True, eq=False)
-class BarrierMatrix:
+class BarrierMatrix(Stored):
     """Curves between all pairs of n networks.
 
     Attributes
@@ -45,6 +46,8 @@ class BarrierMatrix:
     settings
         What was evaluated and how.
     """
+
+    kind = "matrix"
 
     alphas: NDArray[np.float64]
     loss: NDArray[np.float64]
@@ -73,7 +76,7 @@ class BarrierMatrix:
 
 
 @dataclass(frozen=True, eq=False)
-class CheckpointGrid:
+class CheckpointGrid(Stored):
     """Curves between every checkpoint of run A and every checkpoint of run B.
 
     Attributes
@@ -85,6 +88,8 @@ class CheckpointGrid:
     settings
         What was evaluated and how.
     """
+
+    kind = "checkpoint grid"
 
     alphas: NDArray[np.float64]
     loss: NDArray[np.float64]

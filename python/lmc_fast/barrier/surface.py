@@ -15,12 +15,13 @@ from typing_extensions import Unpack
 from lmc_fast.barrier.networks import Networks, Options, gathering
 from lmc_fast.barrier.points import StateDict
 from lmc_fast.barrier.segment import evaluate_at, settings_of
+from lmc_fast.barrier.stored import Stored
 from lmc_fast.checkpoints import Network
 from lmc_fast.data import Data
 
 
 @dataclass(frozen=True, eq=False)
-class PlaneGrid:
+class PlaneGrid(Stored):
     """Loss and error on the plane through networks A, B and C.
 
     Attributes
@@ -37,6 +38,8 @@ class PlaneGrid:
         What was evaluated and how.
     """
 
+    kind = "plane"
+
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     corners: NDArray[np.float64]
@@ -47,7 +50,7 @@ class PlaneGrid:
 
 
 @dataclass(frozen=True, eq=False)
-class SimplexGrid:
+class SimplexGrid(Stored):
     """Loss and error at mixtures of n networks.
 
     Attributes
@@ -59,6 +62,8 @@ class SimplexGrid:
     settings
         What was evaluated and how.
     """
+
+    kind = "simplex"
 
     weights: NDArray[np.float64]
     loss: NDArray[np.float64]
