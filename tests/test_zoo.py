@@ -1,11 +1,11 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from lmc_fast import barrier
-from lmc_fast.barrier import barrier_matrix
+from lmc_fast import barrier, barrier_matrix, checkpoint_grid, match, plane, simplex
 from lmc_fast.checkpoints import save_state_dict
 from lmc_fast.cli import main
 from lmc_fast.nets import MLP
@@ -82,7 +82,7 @@ def test_the_report_is_one_file_that_needs_no_other(zoo, tmp_path, capsys):
     results = [tmp_path / "x<y.json", tmp_path / "out"]
     code, summary, err = run(capsys, "report", *results, "--out", target)
     assert code == 0, err
-    assert (summary["curves"], summary["zoos"]) == (1, 1)
+    assert summary["results"] == {"BarrierCurve": 1, "BarrierMatrix": 1}
     text = target.read_text()
     assert "x&lt;y" in text
     assert "x<y" not in text
@@ -94,6 +94,47 @@ def test_the_report_is_one_file_that_needs_no_other(zoo, tmp_path, capsys):
     code, _, err = run(capsys, "report", *results, "--out", target)
     assert code == 1
     assert "--force" in err
+
+
+def test_the_report_reads_everything_the_package_writes(zoo, tmp_path, capsys):
+    _, nets, data, _ = zoo
+    results = {
+        "line": barrier(nets[0], nets[1], data, alphas=3),
+        "plane": plane(*nets[:3], data, resolution=3),
+        "mix": simplex(nets[:3], data, resolution=3),
+        "pairs": barrier_matrix(nets[:3], data, alphas=3),
+        "epochs": checkpoint_grid(nets[:2], nets[1:3], data, alphas=3),
+    }
+    paths = []
+    for name, result in results.items():
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(result.to_json())
+        back = type(result).from_json(paths[-1].read_text())
+        np.testing.assert_array_equal(back.loss, result.loss)
+        assert back.to_json() == result.to_json()
+    paths.append(tmp_path / "aligned.safetensors")
+    match(nets[0], nets[1], example_inputs=data[0][:2]).save(paths[-1])
+    stored = Path(__file__).parent.parent / "bench" / "results" / "studies" / "lr-sparsity.json"
+    paths.append(tmp_path / stored.name)
+    paths[-1].write_text(stored.read_text())
+    demo = tmp_path / "demo"
+    demo.mkdir()
+    curve = json.loads(results["line"].to_json())
+    row = {"network": "MLP 2-4-2", "method": "weights", "curves": {"test": curve}}
+    (demo / "curves.json").write_text(json.dumps({"settings": {}, "rows": [row]}))
+    target = tmp_path / "all.html"
+    code, summary, err = run(capsys, "report", *paths, demo, "--out", target)
+    assert code == 0, err
+    assert summary["results"] == {
+        "BarrierCurve": 2, "PlaneGrid": 1, "SimplexGrid": 1, "BarrierMatrix": 1,
+        "CheckpointGrid": 1, "Matching": 1, "StudyRecord": 1,
+    }  # fmt: skip
+    text = target.read_text()
+    # Curves by loss and by error, and one picture for every other result but the study's table.
+    assert text.count("data:image/png;base64,") == 7
+    for words in ("plane through three", "matching by weights", "2 x 2 checkpoints", "holds: "):
+        assert words in text
+    assert "MLP 2-4-2, weights, test" in text
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0"])

@@ -68,7 +68,10 @@ def barrier_curves(
     ax.set_xlabel(r"$\alpha$ (0 is A, 1 is B)")
     ax.set_ylabel(metric)
     ax.margins(x=0.02)
-    ax.legend(fontsize="small")
+    # Above the axes: no place within them is free of every curve.
+    ax.legend(
+        fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False
+    )
     return ax
 
 
@@ -139,7 +142,13 @@ def plane_contours(
     filled = ax.contourf(grid.x, grid.y, values, levels=14, cmap="viridis")
     heights = list(filled.levels)[::3]
     lines = ax.contour(grid.x, grid.y, values, levels=heights, colors="w", linewidths=0.6)
-    ax.clabel(lines, fontsize="x-small", fmt="%.3g")
+    margin = 0.06 * np.array([np.ptp(grid.x), np.ptp(grid.y)])
+    low = np.array([grid.x[0], grid.y[0]]) + margin
+    high = np.array([grid.x[-1], grid.y[-1]]) - margin
+    for text in ax.clabel(lines, fontsize="x-small", fmt="%.3g"):
+        # The border would cut these.
+        if not ((low <= text.get_position()) & (text.get_position() <= high)).all():
+            text.remove()
     ax.plot(*grid.corners[[0, 1, 2, 0]].T, color="w", linestyle=":", linewidth=1)
     for label, (x, y) in zip(labels, grid.corners, strict=True):
         ax.plot(x, y, "o", color="w", markeredgecolor="k", markersize=7, zorder=3)

@@ -1,16 +1,14 @@
-"""A report of barriers as one HTML file that needs nothing else: no network, no other file."""
+"""A report of results as one HTML file that needs nothing else: no network, no other file."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmc_fast import plots
-from lmc_fast.barrier import BarrierCurve, BarrierMatrix
+from lmc_fast.barrier import BarrierCurve, BarrierMatrix, CheckpointGrid, PlaneGrid, SimplexGrid
 from lmc_fast.barrier.definitions import KINDS, SENTENCES
-from lmc_fast.zoo import read_zoo
+from lmc_fast.matching import Matching
+from lmc_fast.report_sources import Result, StudyRecord
+
+_CURVES = 6
 
 _STYLE = (
     "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
@@ -29,80 +30,148 @@ _STYLE = (
 )
 
 
-def read_results(
-    paths: Sequence[Path],
-) -> tuple[dict[str, BarrierCurve], dict[str, BarrierMatrix]]:
-    """Read curves from JSON files and zoos from folders, each by the name of its path.
-
-    A file holds what `BarrierCurve.to_json`, ``lmc-fast barrier`` or ``lmc-fast zoo`` wrote.
-    """
-    curves: dict[str, BarrierCurve] = {}
-    matrices: dict[str, BarrierMatrix] = {}
-    for path in paths:
-        if path.is_dir():
-            matrices[path.name] = read_zoo(path)
-            continue
-        text = path.read_text(encoding="utf-8")
-        try:
-            content = json.loads(text)
-            found = content.get("curve", content)
-            curves[path.stem] = BarrierCurve.from_json(json.dumps(found))
-        except (ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{path}: expected a result of lmc-fast barrier or zoo: {error}"
-            ) from None
-    return curves, matrices
-
-
-def render_report(
-    curves: Mapping[str, BarrierCurve], matrices: Mapping[str, BarrierMatrix] | None = None
-) -> str:
+def render_report(results: Mapping[str, Result]) -> str:
     """Return the HTML text of a report: definitions, tables, pictures, settings, versions.
 
     Parameters
     ----------
-    curves, matrices
-        Results by label; at least one.
+    results
+        By label; at least one. See `lmc_fast.report_sources.read_results`.
     """
-    matrices = {} if matrices is None else matrices
-    if not curves and not matrices:
+    if not results:
         raise ValueError("a report needs at least one result")
     parts = ["<h1>Loss barriers</h1>", _definitions()]
+    curves = {k: r for k, r in results.items() if isinstance(r, BarrierCurve)}
     if curves:
-        parts += ["<h2>Curves</h2>", _curve_table(curves)]
-        parts.append(_image(plots.barrier_curves(curves), "loss along the path"))
-        with_error = {k: c for k, c in curves.items() if c.error is not None}
-        if with_error:
-            picture = plots.barrier_curves(with_error, metric="error")
-            parts.append(_image(picture, "error along the path"))
-    for label, matrix in matrices.items():
-        heights = matrix.loss_barrier()[np.triu_indices(len(matrix.names), 1)]
-        done = heights[~np.isnan(heights)]
-        parts.append(f"<h2>{html.escape(label)}: all pairs of {len(matrix.names)} networks</h2>")
-        parts.append(
-            f"<p>Chord loss barrier over {done.size} of {heights.size} pairs: "
-            + (
-                f"median {np.median(done):.4g}, from {done.min():.4g} to {done.max():.4g}.</p>"
-                if done.size
-                else "none is finite.</p>"
-            )
-        )
-        if done.size == heights.size:
-            parts.append(_image(plots.barrier_heatmap(matrix), "barriers of all pairs"))
-    parts.append("<h2>Settings</h2>")
-    settings = {label: curve.settings for label, curve in curves.items()}
-    settings.update((label, matrix.settings) for label, matrix in matrices.items())
-    parts.append(_settings_table(settings))
+        parts += ["<h2>Curves</h2>", _curve_table(curves), *_curve_images(curves)]
+    for label, result in results.items():
+        if not isinstance(result, BarrierCurve):
+            parts.append(f"<h2>{html.escape(label)}: {_title(result)}</h2>")
+            parts += _sections(result)
+    parts += ["<h2>Settings</h2>", _settings_table({k: _settings(r) for k, r in results.items()})]
     versions = {name: version(name) for name in ("lmc_fast", "torch", "numpy", "scipy")}
-    parts.append("<h2>Versions</h2>")
-    parts.append(
-        _table(["", "version"], [["python", platform.python_version()], *versions.items()])
-    )
+    rows = [["python", platform.python_version()], *map(list, versions.items())]
+    parts += ["<h2>Versions</h2>", _table(["this report was made with", "version"], rows)]
     body = "\n".join(parts)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Loss barriers</title>'
         f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
     )
+
+
+def _title(result: Result) -> str:
+    if isinstance(result, BarrierMatrix):
+        return f"all pairs of {len(result.names)} networks"
+    if isinstance(result, CheckpointGrid):
+        return "{} x {} checkpoints of two runs".format(*result.loss.shape[:2])
+    if isinstance(result, PlaneGrid):
+        return "plane through three networks"
+    if isinstance(result, SimplexGrid):
+        return f"mixtures of {result.weights.shape[1]} networks"
+    if isinstance(result, Matching):
+        return f"matching by {html.escape(result.method)}"
+    return html.escape(str(result.record["claim"]))
+
+
+def _sections(result: Result) -> list[str]:
+    """Return what a report shows of a result that is no curve."""
+    if isinstance(result, Matching):
+        return _matching(result)
+    if isinstance(result, StudyRecord):
+        return _study(result)
+    if isinstance(result, PlaneGrid):
+        corners = [_number(float(v)) for v in _corner_values(result)]
+        text = (
+            f"Loss of A, B and C: {', '.join(corners)}; up to {result.loss.max():.4g} on the grid."
+        )
+        return [f"<p>{text}</p>", _image(plots.plane_contours(result), "loss on the plane")]
+    if isinstance(result, SimplexGrid):
+        text = "Largest excess of the loss over the mixture of the networks' own losses"
+        parts = [f"<p>{text}: {result.loss_barrier():.4g}.</p>"]
+        if result.weights.shape[1] == 3:
+            parts.append(_image(plots.ternary(result), "loss at mixtures"))
+        return parts
+    heights = result.loss_barrier()
+    if isinstance(result, BarrierMatrix):
+        heights = heights[np.triu_indices(len(result.names), 1)]
+    done = heights[~np.isnan(heights)]
+    spread = "none is finite"
+    if done.size:
+        spread = f"median {np.median(done):.4g}, from {done.min():.4g} to {done.max():.4g}"
+    parts = [f"<p>Chord loss barrier over {done.size} of {heights.size} pairs: {spread}.</p>"]
+    if isinstance(result, CheckpointGrid):
+        parts.append(_image(plots.checkpoint_heatmap(result), "barriers between checkpoints"))
+    elif done.size == heights.size:
+        parts.append(_image(plots.barrier_heatmap(result), "barriers of all pairs"))
+    return parts
+
+
+def _corner_values(grid: PlaneGrid) -> list[float]:
+    """Return the loss at the grid points nearest to the three networks."""
+    weights = grid.weights.reshape(-1, 3)
+    nearest = [int(np.abs(weights - corner).sum(1).argmin()) for corner in np.eye(3)]
+    return [float(grid.loss.reshape(-1)[i]) for i in nearest]
+
+
+def _matching(matching: Matching) -> list[str]:
+    objective = f"Objective {matching.objective:.6g}, at most {matching.bound:.6g}"
+    ended = "converged" if matching.converged else "stopped"
+    head = ["group", "units", "by position", "matched", "margin", "gap"]
+    rows = [
+        [name, str(g.size), *map(_number, (g.identity, g.matched, g.margin, g.gap))]
+        for name, g in matching.statistics.items()
+    ]
+    proof = html.escape(matching.proof)
+    return [
+        f"<p>{objective}; {ended} after {matching.sweeps} sweeps. {proof}</p>",
+        _table(head, rows),
+        _image(plots.match_quality(matching), "match quality by group"),
+    ]
+
+
+def _study(study: StudyRecord) -> list[str]:
+    record = study.record
+    head = ["quantity", "published", "ours", "spread", "difference"]
+    rows = [
+        [str(row["quantity"]), *(_number(row[key]) for key in head[1:])] for row in record["rows"]
+    ]
+    checks = "".join(
+        f"<li>{'holds' if check['holds'] else 'does not hold'}: "
+        f"{html.escape(str(check['statement']))}: {html.escape(str(check['found']))}</li>"
+        for check in record["checks"]
+    )
+    parts = [
+        f"<p>{html.escape(str(record['source']))}</p>",
+        _table(head, rows),
+        f"<ul>{checks}</ul>",
+    ]
+    if study.picture is not None:
+        parts.append(_inline(study.picture, "the study's picture"))
+    return parts
+
+
+def _settings(result: Result) -> Mapping[str, Any]:
+    """Return what a result says about how it was made, versions included where it holds them."""
+    if isinstance(result, StudyRecord):
+        named = {key: result.record[key] for key in ("command", "scale", "seed")}
+        return named | result.record["environment"] | result.record["settings"]
+    if isinstance(result, Matching):
+        return {"method": result.method, "metric": result.metric, "sweeps": result.sweeps}
+    return result.settings
+
+
+def _curve_images(curves: Mapping[str, BarrierCurve]) -> list[str]:
+    parts = []
+    labels = list(curves)
+    # More lines than colours in one picture tell nothing apart.
+    for start in range(0, len(labels), _CURVES):
+        some = {label: curves[label] for label in labels[start : start + _CURVES]}
+        parts.append(_image(plots.barrier_curves(some), "loss along the path"))
+        with_error = {k: c for k, c in some.items() if c.error is not None}
+        if with_error:
+            picture = plots.barrier_curves(with_error, metric="error")
+            parts.append(_image(picture, "error along the path"))
+    return parts
 
 
 def _definitions() -> str:
@@ -147,8 +216,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "<table>" + cells("th", head) + "".join(cells("td", row) for row in rows) + "</table>"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _number(value: Any) -> str:
+    return (
+        f"{value:.4g}" if isinstance(value, (int, float)) else "" if value is None else str(value)
+    )
 
 
 def _or_none(measure: Any) -> float | None:
@@ -164,5 +235,8 @@ def _image(ax: Axes, text: str) -> str:
     stream = io.BytesIO()
     if isinstance(figure, Figure):
         figure.savefig(stream, format="png", dpi=110)
-    data = base64.b64encode(stream.getvalue()).decode("ascii")
-    return f'<p><img alt="{html.escape(text)}" src="data:image/png;base64,{data}"></p>'
+    return _inline(base64.b64encode(stream.getvalue()).decode("ascii"), text)
+
+
+def _inline(png: str, text: str) -> str:
+    return f'<p><img alt="{html.escape(text)}" src="data:image/png;base64,{png}"></p>'

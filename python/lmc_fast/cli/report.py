@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from lmc_fast.cli import common
 from lmc_fast.files import replacing
-from lmc_fast.report import read_results, render_report
+from lmc_fast.report import render_report
+from lmc_fast.report_sources import read_results
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,7 +20,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         nargs="+",
         metavar="RESULT",
-        help="a JSON file of lmc-fast barrier, or a folder of lmc-fast zoo",
+        help="what lmc-fast wrote: a file of barrier, match or study, a result's to_json, or a "
+        "folder of zoo, demo or study",
     )
     common.add_output_arguments(parser, required=True, what="the HTML file")
     parser.set_defaults(run=run)
@@ -27,9 +30,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Read the results and write the report; its path goes to stdout as JSON."""
     common.refuse_overwriting(args, *args.results)
-    curves, matrices = read_results(args.results)
-    text = render_report(curves, matrices)
+    results = read_results(args.results)
+    text = render_report(results)
     with replacing(args.out) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    common.print_json({"report": str(args.out), "curves": len(curves), "zoos": len(matrices)})
+    kinds = [type(result).__name__ for result in results.values()]
+    common.print_json({"report": str(args.out), "results": dict(Counter(kinds))})
     return 0
