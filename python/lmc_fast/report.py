@@ -70,7 +70,9 @@ def _title(result: Result) -> str:
         return f"mixtures of {result.weights.shape[1]} networks"
     if isinstance(result, Matching):
         return f"matching by {html.escape(result.method)}"
-    return html.escape(str(result.record["claim"]))
+    if isinstance(result, StudyRecord):
+        return html.escape(str(result.record["claim"]))
+    return "curve"
 
 
 def _sections(result: Result) -> list[str]:
@@ -91,7 +93,7 @@ def _sections(result: Result) -> list[str]:
         if result.weights.shape[1] == 3:
             parts.append(_image(plots.ternary(result), "loss at mixtures"))
         return parts
-    heights = result.loss_barrier()
+    heights = np.asarray(result.loss_barrier())
     if isinstance(result, BarrierMatrix):
         heights = heights[np.triu_indices(len(result.names), 1)]
     done = heights[~np.isnan(heights)]
@@ -101,7 +103,7 @@ def _sections(result: Result) -> list[str]:
     parts = [f"<p>Chord loss barrier over {done.size} of {heights.size} pairs: {spread}.</p>"]
     if isinstance(result, CheckpointGrid):
         parts.append(_image(plots.checkpoint_heatmap(result), "barriers between checkpoints"))
-    elif done.size == heights.size:
+    elif isinstance(result, BarrierMatrix) and done.size == heights.size:
         parts.append(_image(plots.barrier_heatmap(result), "barriers of all pairs"))
     return parts
 
@@ -154,7 +156,7 @@ def _settings(result: Result) -> Mapping[str, Any]:
     """Return what a result says about how it was made, versions included where it holds them."""
     if isinstance(result, StudyRecord):
         named = {key: result.record[key] for key in ("command", "scale", "seed")}
-        return named | result.record["environment"] | result.record["settings"]
+        return {**named, **result.record["environment"], **result.record["settings"]}
     if isinstance(result, Matching):
         return {"method": result.method, "metric": result.metric, "sweeps": result.sweeps}
     return result.settings

@@ -1,23 +1,30 @@
 """Barriers of all pairs of a folder of checkpoints, in result files that resume and merge.
 
-Every pair has a file of its own, so an interrupted run loses at most the pair at hand, shards that
+Every pair has a file of its own. Pairs are evaluated together as long as that takes seconds, so an
+interrupted run loses at most the pair at hand or some seconds of small ones; shards that
 run elsewhere merge by copying their files into one folder, and `read_zoo` reads what is there.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from lmc_fast.barrier import BarrierCurve, BarrierMatrix
 from lmc_fast.files import replacing
 from lmc_fast.progress import progress_bar
+
+Pair: TypeAlias = tuple[Path, Path]
+
+_GROUP_SECONDS = 4.0
+_MOST_PAIRS = 64
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
@@ -66,7 +73,7 @@ def checkpoints_of(folder: Path) -> list[Path]:
 
 def run_zoo(
     paths: Sequence[Path],
-    evaluate_pair: Callable[[Path, Path], BarrierCurve],
+    evaluate_pairs: Callable[[Sequence[Pair]], Sequence[BarrierCurve]],
     out: Path,
     *,
     settings: Mapping[str, Any],
@@ -80,8 +87,8 @@ def run_zoo(
     ----------
     paths
         Checkpoints; every pair is taken once, in order.
-    evaluate_pair
-        What measures a pair.
+    evaluate_pairs
+        What measures some pairs together.
     out
         Folder of the result files.
     settings
@@ -99,20 +106,26 @@ def run_zoo(
             _check_settings(target, settings)
         else:
             pending.append((a, b, target))
-    bar = progress_bar(
-        pending, total=len(pairs), initial=len(pairs) - len(pending), unit="pair", show=True
-    )
-    for a, b, target in bar:
-        curve = evaluate_pair(a, b)
-        content = {
-            "a": a.stem,
-            "b": b.stem,
-            "zoo": dict(settings),
-            "curve": json.loads(curve.to_json()),
-        }
-        with replacing(target) as temporary:
-            temporary.write_text(json.dumps(content), encoding="utf-8")
-        yield target
+    bar = progress_bar(total=len(pairs), initial=len(pairs) - len(pending), unit="pair", show=True)
+    count = 1
+    with bar:
+        while pending:
+            group, pending = pending[:count], pending[count:]
+            start = time.perf_counter()
+            curves = evaluate_pairs([(a, b) for a, b, _ in group])
+            if time.perf_counter() - start < _GROUP_SECONDS / 2:
+                count = min(2 * count, _MOST_PAIRS)
+            for (a, b, target), curve in zip(group, curves, strict=True):
+                content = {
+                    "a": a.stem,
+                    "b": b.stem,
+                    "zoo": dict(settings),
+                    "curve": json.loads(curve.to_json()),
+                }
+                with replacing(target) as temporary:
+                    temporary.write_text(json.dumps(content), encoding="utf-8")
+                bar.update()
+                yield target
 
 
 def read_zoo(folder: Path) -> BarrierMatrix:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
-from lmc_fast.barrier import BarrierCurve, barrier
+from lmc_fast.barrier import BarrierCurve
+from lmc_fast.barrier.networks import Networks
+from lmc_fast.barrier.segment import alpha_grid, curves_between
 from lmc_fast.cli import common
-from lmc_fast.matching import match
-from lmc_fast.zoo import Shard, checkpoints_of, read_zoo, run_zoo
+from lmc_fast.matching import Matching, match
+from lmc_fast.zoo import Pair, Shard, checkpoints_of, read_zoo, run_zoo
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,34 +55,37 @@ def run(args: argparse.Namespace) -> int:
     spec = common.read_spec(args, model)
     example = common.example_inputs(args)
 
-    def evaluate_pair(a: Path, b: Path) -> BarrierCurve:
-        first, second = common.load_into(args, a), common.load_into(args, b)
-        matching = None
-        if args.align != "none":
-            matching = match(
-                first,
-                second,
-                method=args.align,
-                data=data[0] if args.align == "activations" else None,
-                spec=spec,
-                example_inputs=data[0][:2] if example is None else example,
-            )
-        return barrier(
-            first,
-            second,
-            data,
-            permutation=matching,
-            alphas=args.alphas,
-            loss=args.loss,
+    def aligned(a: nn.Module, b: nn.Module) -> Matching | None:
+        if args.align == "none":
+            return None
+        return match(
+            a,
+            b,
+            method=args.align,
+            data=data[0] if args.align == "activations" else None,
+            spec=spec,
+            example_inputs=data[0][:2] if example is None else example,
+        )
+
+    def evaluate_pairs(pairs: Sequence[Pair]) -> list[BarrierCurve]:
+        nets = {path: common.load_into(args, path) for path in dict.fromkeys(chain(*pairs))}
+        order = list(nets)
+        moves = [aligned(nets[a], nets[b]) for a, b in pairs]
+        networks = Networks.gather(
+            [*nets.values(), *(nets[b] for _, b in pairs)],
+            [*[None] * len(nets), *moves],
+            labels=[str(path) for path in (*order, *(b for _, b in pairs))],
             norm=args.norm,
         )
+        ends = [(order.index(a), len(order) + k) for k, (a, _) in enumerate(pairs)]
+        return curves_between(networks, ends, alpha_grid(args.alphas), data, loss=args.loss)
 
     settings = {
         name: getattr(args, name)
         for name in ("model", "model_args", "data", "split", "limit", "align", "alphas", "loss")
     } | {"norm": args.norm or "keep"}
     written = sum(
-        1 for _ in run_zoo(paths, evaluate_pair, args.out, settings=settings, shard=shard)
+        1 for _ in run_zoo(paths, evaluate_pairs, args.out, settings=settings, shard=shard)
     )
     matrix = read_zoo(args.out)
     heights = matrix.loss_barrier()[np.triu_indices(len(matrix.names), 1)]
