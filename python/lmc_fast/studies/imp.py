@@ -21,8 +21,8 @@ ALPHAS = 25
 
 def _run(context: Context) -> Result:
     data = context.mnist(*context.choose(quick=(2000, 1000), default=(None, None)))
-    levels = context.choose(quick=2, default=20)
-    epochs = context.choose(quick=2, default=6, full=40)
+    levels = context.choose(quick=2, default=8, full=20)
+    epochs = context.choose(quick=2, default=4, full=40)
     rewind = context.choose(quick=1, default=1, full=2)
     net = MLP((784, 300, 100, 10))
     spec = mlp_spec(net)

@@ -30,7 +30,7 @@ def _run(context: Context) -> Result:
     data = context.mnist(*context.choose(quick=(2000, 1000), default=(None, None)))
     widths = context.choose(
         quick=[16, 64],
-        default=[32, 64, 128, 256, 512],
+        default=[32, 64, 128, 256],
         full=[32, 64, 128, 256, 512, 1024, 2048],
     )
     epochs = context.choose(quick=2, default=4, full=20)
