@@ -113,6 +113,7 @@ def table(results: dict[str, Any]) -> str:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench assignment", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--instances", nargs="*", default=(*REAL, *CONTROLS))
     parser.add_argument("--lap", help="folder with the package lap, if it is not importable")
     parser.add_argument("--lapx", help="folder with the package lapx, whose module is lap too")
     parser.add_argument("--name", default="assignment", help="name of the stored results")
@@ -121,7 +122,7 @@ def main(argv: list[str]) -> int:
     solvers, missing = rivals(args.lap, args.lapx)
     runs = []
     for n in args.sizes:
-        for name in (*REAL, *CONTROLS):
+        for name in args.instances:
             if not exists(name, n) or (name == "mw" and n > 1024):
                 continue
             runs.append(measure(name, n, solvers))

@@ -48,7 +48,7 @@ def is_certified(cost: Matrix, result: Assignment, maximize: bool) -> bool:
 def draw(rng: np.random.Generator, largest: int) -> tuple[str, Matrix, bool]:
     """One matrix, its family and the direction to solve it in."""
     family = FAMILIES[rng.integers(len(FAMILIES))]
-    low = 1 if rng.random() < 0.7 else min(128, largest)
+    low = 1 if rng.random() < 0.7 else min(200, largest)
     high = 48 if low == 1 else largest
     rows, cols = rng.integers(low, high + 1, 2)
     cost: Matrix = random_matrix(rng, family, rows, cols if rng.random() < 0.5 else rows)
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--hours", type=float, help="run for so long instead")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--largest", type=int, default=200, help="largest number of rows, columns")
+    parser.add_argument("--largest", type=int, default=360, help="largest number of rows, columns")
     args = parser.parse_args(argv)
     until = time.monotonic() + 3600 * args.hours if args.hours else math.inf
     counts: Counter[str] = Counter()

@@ -56,8 +56,8 @@ Answer solve(const std::vector<T> &values, std::int64_t rows, std::int64_t cols,
 template <class T> bool check(unsigned seed) {
   std::mt19937 random(seed);
   const int kind = static_cast<int>(seed % 4);
-  const std::int64_t rows = 1 + static_cast<std::int64_t>(random() % 300);
-  const std::int64_t cols = random() % 2 ? rows : 1 + static_cast<std::int64_t>(random() % 300);
+  const std::int64_t rows = 1 + static_cast<std::int64_t>(random() % 420);
+  const std::int64_t cols = random() % 2 ? rows : 1 + static_cast<std::int64_t>(random() % 420);
   const std::vector<T> values = random_matrix<T>(random, rows * cols, kind);
   const bool by_column = random() % 2 == 0;
   const Answer one = solve(values, rows, cols, by_column, 1);
