@@ -54,8 +54,8 @@ protected:
   }
 
   // Leaves a matching that is optimal but for the rows in free_. False after an interrupt.
-  // `complete` tells that all rows have columns and the gap is at most `tolerance`.
-  bool auction(std::span<const double> shares, bool warm, double tolerance, bool &complete) {
+  // `complete` tells that all rows have columns and the gap is at most the tolerance.
+  bool auction(std::span<const double> shares, const SolverOptions &options, bool &complete) {
     free_.assign(rows_.rbegin(), rows_.rend());
     free_class_rows_ = class_rows_;
     complete = false;
@@ -63,10 +63,10 @@ protected:
       return false;
     }
     const auto open = static_cast<std::int64_t>(free_.size() + free_class_rows_.size());
-    if (open > (warm ? n_ / 4 : n_ / 16) && !shares.empty()) {
+    if (open > (options.warm ? n_ / 4 : n_ / 16) && !shares.empty() && !options.tied) {
       const double spread = mean_spread();
       for (const double share : shares) {
-        if (warm && share > 0.02) {
+        if (options.warm && share > 0.02) {
           continue;
         }
         const double epsilon = std::ceil(spread * share / step_) * step_;
@@ -76,7 +76,7 @@ protected:
         }
         // Now every row is within epsilon of its best choice.
         if (free_.empty() && free_class_rows_.empty() &&
-            (epsilon + self().looseness(epsilon)) * static_cast<double>(n_) <= tolerance) {
+            (epsilon + self().looseness(epsilon)) * static_cast<double>(n_) <= options.tolerance) {
           complete = true;
           return true;
         }

@@ -180,7 +180,7 @@ private:
     const Classes classes = find_classes(matrix, findings);
     Matching matching = start(matrix, findings, classes, values.stride);
     const SolverResult result = solve_dense(matrix, values, classes, matching,
-                                            solver_options(matrix.grid), interrupt_, work_);
+                                            solver_options(matrix, findings), interrupt_, work_);
     drop_dummies(matrix.rows, matrix.cols, matching);
     return settle(result, matching, matrix.grid,
                   [&] { return certify(values, matching, wanted()); });
@@ -190,15 +190,17 @@ private:
     const Classes classes = find_classes(matrix, findings);
     Matching matching = start(matrix, findings, classes, 0);
     const SolverResult result =
-        solve_lists(matrix, classes, matching, solver_options(matrix.grid), interrupt_, work_);
+        solve_lists(matrix, classes, matching, solver_options(matrix, findings), interrupt_, work_);
     drop_dummies(matrix.rows, matrix.cols, matching);
     return settle(result, matching, matrix.grid, [&] {
       return certify(matrix, matching, wanted(), options_.threads, interrupt_);
     });
   }
 
-  SolverOptions solver_options(const Grid &grid) const {
-    return {grid.exact(options_.max_gap), hint() != nullptr};
+  template <class T>
+  SolverOptions solver_options(const RowMatrix<T> &matrix, const Findings<T> &findings) const {
+    return {matrix.grid.exact(options_.max_gap), hint() != nullptr,
+            matrix.rows * matrix.cols > 4096 && mostly_tied(matrix, findings)};
   }
 
   const double *hint() const { return problem_.flipped ? options_.initial_u : options_.initial_v; }

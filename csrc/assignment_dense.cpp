@@ -84,8 +84,7 @@ public:
   SolverResult run(const SolverOptions &options) {
     bool complete = false;
     const std::span<const double> used(shares);
-    if (!this->auction(n_ < smallest_for_scaling ? used.first(0) : used, options.warm,
-                       options.tolerance, complete)) {
+    if (!this->auction(n_ < smallest_for_scaling ? used.first(0) : used, options, complete)) {
       return SolverResult::interrupted;
     }
     return complete ? SolverResult::ok : augment_all();

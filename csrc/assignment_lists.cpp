@@ -72,7 +72,7 @@ public:
       }
     }
     bool complete = false;
-    if (!this->auction(shares, options.warm, options.tolerance, complete)) {
+    if (!this->auction(shares, options, complete)) {
       return SolverResult::interrupted;
     }
     return complete ? SolverResult::ok : augment_all();

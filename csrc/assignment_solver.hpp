@@ -68,6 +68,7 @@ struct Matching {
 struct SolverOptions {
   double tolerance = 0; // of the gap, on the grid
   bool warm = false;    // the prices are those of a similar problem
+  bool tied = false;    // many rows have several best entries: scaling would only order the ties
 };
 
 struct SolverWork {

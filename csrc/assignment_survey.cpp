@@ -82,6 +82,20 @@ template <class T> Classes find_classes(const RowMatrix<T> &matrix, const Findin
   return classes;
 }
 
+template <class T> bool mostly_tied(const RowMatrix<T> &matrix, const Findings<T> &findings) {
+  const std::vector<T> nothing(matrix.cols, T{0});
+  std::int64_t seen = 0;
+  std::int64_t tied = 0;
+  for (std::int64_t i = 0; i < matrix.rows; i += matrix.rows / 32 + 1) {
+    if (findings.best[i] > findings.least[i]) {
+      const TopTwo<T> top = top_two(matrix.row(i), matrix.sign, nothing.data(), matrix.cols);
+      tied += top.best == top.second;
+      ++seen;
+    }
+  }
+  return 5 * tied > 2 * seen;
+}
+
 template <class T>
 void start_prices(const RowMatrix<T> &matrix, const Findings<T> &findings, const Classes &classes,
                   std::vector<double> &price) {
@@ -108,6 +122,8 @@ template Findings<float> survey_rows(const RowMatrix<float> &, bool, Interrupt &
 template Findings<double> survey_rows(const RowMatrix<double> &, bool, Interrupt &);
 template Classes find_classes(const RowMatrix<float> &, const Findings<float> &);
 template Classes find_classes(const RowMatrix<double> &, const Findings<double> &);
+template bool mostly_tied(const RowMatrix<float> &, const Findings<float> &);
+template bool mostly_tied(const RowMatrix<double> &, const Findings<double> &);
 template void start_prices(const RowMatrix<float> &, const Findings<float> &, const Classes &,
                            std::vector<double> &);
 template void start_prices(const RowMatrix<double> &, const Findings<double> &, const Classes &,

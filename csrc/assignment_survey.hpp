@@ -23,6 +23,9 @@ Findings<T> survey_rows(const RowMatrix<T> &matrix, bool columns, Interrupt &int
 // The rows and columns that are constant, and dummies for missing rows or columns.
 template <class T> Classes find_classes(const RowMatrix<T> &matrix, const Findings<T> &findings);
 
+// Whether two fifths of a sample of rows, constant ones aside, have several best entries.
+template <class T> bool mostly_tied(const RowMatrix<T> &matrix, const Findings<T> &findings);
+
 // Reduction by rows, then by columns: with every row at its best entry, the least price at which
 // no row wants a column more than that.
 template <class T>
