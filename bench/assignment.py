@@ -38,7 +38,9 @@ def measure(name: str, n: int, solvers: dict[str, Any]) -> dict[str, Any]:
     certificate = solve_assignment(matrix, maximize=True)
     calls, wrong = {}, {}
     for solver, prepare in solvers.items():
-        if n <= LARGEST.get(solver, n):
+        # Sorted products are the worst case of most solvers.
+        slow = name == "mw" and n > 256 and solver != "scipy" and not solver.startswith(OURS)
+        if n <= LARGEST.get(solver, n) and not slow:
             calls[solver] = prepare(matrix)
     rounds: dict[str, list[float]] = {solver: [] for solver in calls}
     rounds["sum"] = []
@@ -97,7 +99,8 @@ def table(results: dict[str, Any]) -> str:
             ratio = ratios(run)
             total = ratio.pop("sum")
             scipy[real].append(ratio.pop("scipy"))
-            peer[real].append(min((r for s, r in ratio.items() if s not in run["not_optimal_by"])))
+            valid = [r for s, r in ratio.items() if s not in run["not_optimal_by"]]
+            peer[real] += [min(valid)] if valid else []
             if real:
                 sums.append(1 / total)
         lines.append(

@@ -1,0 +1,66 @@
+"""What old duals save inside weight matching: ``python -m bench assignment_warm``.
+
+Every assignment that `match` asks for while it aligns two MLPs trained on MNIST is solved twice,
+from the duals of the sweep before and from nothing, in alternating order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+from unittest import mock
+
+import torch
+from lmc_fast import Assignment, match, solve_assignment
+from lmc_fast.matching import weights
+
+from bench import record
+from bench.instances import network
+
+
+class Paired:
+    """Stands in for solve_assignment and keeps the times of both ways."""
+
+    def __init__(self) -> None:
+        self.solves: list[dict[str, float]] = []
+
+    def __call__(self, cost: Any, **options: Any) -> Assignment:
+        ways = {"warm": options, "cold": {**options, "initial_duals": None}}
+        names = list(ways) if len(self.solves) % 2 else list(reversed(ways))
+        results, times = {}, {}
+        for name in names:
+            start = time.process_time()
+            results[name] = solve_assignment(cost, **ways[name])
+            times[name] = time.process_time() - start
+        if not torch.equal(results["warm"].cols, results["cold"].cols):
+            raise RuntimeError("a warm start changed the answer")
+        if options["initial_duals"] is not None:
+            self.solves.append({"n": len(cost), **times})
+        return results["warm"]
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench assignment_warm", description=__doc__)
+    parser.add_argument("--widths", type=int, nargs="*", default=(256, 1024, 2048))
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    runs = []
+    for width in args.widths:
+        paired = Paired()
+        with mock.patch.object(weights, "solve_assignment", paired):
+            matching = match(
+                network(width, 3, 0),
+                network(width, 3, 1),
+                example_inputs=torch.zeros(2, 784),
+                generator=torch.Generator().manual_seed(0),
+            )
+        cold = sum(s["cold"] for s in paired.solves)
+        warm = sum(s["warm"] for s in paired.solves)
+        runs.append(
+            {"width": width, "sweeps": matching.sweeps, "cold_over_warm": cold / warm}
+            | {"solves": paired.solves}
+        )
+        print(width, matching.sweeps, len(paired.solves), f"{cold:.3f} s {warm:.3f} s", cold / warm)
+    record.store("assignment-warm", {"runs": runs})
+    return 0
