@@ -97,9 +97,10 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
 
     Notes
     -----
-    Exact, by the methods described in `solve_assignment`, where time and memory
-    stand too. A batch of many small matrices on a CUDA device is solved there, one block of threads to each: at least 8 of at most 128 rows and
-    columns, or 32 of at most 512 (``lmc_fast._cuda.placement.PLACEMENT``). All else is solved by
+    Exact, by the methods described in `solve_assignment`, where time and memory stand too. A
+    batch of many small matrices on a CUDA device is solved there, one block of threads to each: at
+    least 8 of at most 128 rows and columns, or 32 of at most 512
+    (``lmc_fast._cuda.placement.PLACEMENT``). All else is solved by
     the CPU. Both give the same answer.
 
     Examples
