@@ -8,6 +8,7 @@ import pytest
 import torch
 from lmc_fast import (
     PermutationSpec,
+    SpecMismatchError,
     apply_permutation,
     barrier,
     invert,
@@ -244,6 +245,28 @@ def test_match_save_load_apply_verify_barrier(tmp_path, name):
     assert aligned.loss_barrier() == pytest.approx(0, abs=1e-5)
     assert aligned.error_barrier() == 0
     assert aligned.loss == pytest.approx(apart.loss[:1].repeat(5), abs=1e-5)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.LSTM(6, 12, 2, batch_first=True)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.head(self.cells(x)[0].mean(1))
+
+
+def test_hidden_states_that_no_layer_shows_are_matched_by_weights():
+    a = Recurrent()
+    spec = PermutationSpec.from_model(a, SEQUENCE)
+    p = random_permutation(spec, generator=torch.Generator().manual_seed(1))
+    b = copy.deepcopy(a)
+    b.load_state_dict(apply_permutation(spec, p, a.state_dict()))
+    found = match(a, b, example_inputs=SEQUENCE, restarts=4)
+    assert all(torch.equal(found.permutation[g], i) for g, i in invert(p, spec).items())
+    with pytest.raises(SpecMismatchError, match=r"saw none of \['cells'\]: match these by weights"):
+        match(a, b, data=SEQUENCE)
 
 
 def test_two_levels_are_solved_exactly():
