@@ -40,7 +40,7 @@ LAYERS = [
     {"gather", "permutation", "symmetry", "training"},
     {"barrier", "matching", "pruning"},
     {"plots"},
-    {"report", "demo", "studies", "zoo"},
+    {"report", "report_sources", "demo", "studies", "zoo"},
     {"cli"},
 ]
 """Lowest first. A module may import from its own layer and from those before it."""

@@ -379,7 +379,12 @@ def test_an_operation_carries_groups_and_the_proof_catches_its_mutants(monkeypat
 
 
 def test_every_rule_has_a_case():
-    rules = registry.registered_rules()
+    # Not those that a user, or an example in a docstring, registered.
+    rules = {
+        name: rule
+        for name, rule in registry.registered_rules().items()
+        if rule.__module__.startswith("lmc_fast.")
+    }
     covered = {rules[operation.removesuffix("_")] for operation in CASES if operation in rules}
     # Entry-wise operations without a rule of their own follow this one.
     covered.add(rules["aten.where"])
