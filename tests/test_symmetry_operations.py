@@ -378,13 +378,12 @@ def test_an_operation_carries_groups_and_the_proof_catches_its_mutants(monkeypat
             assert wrong.equivalent(expected) == (mutant is forgetful)
 
 
+# Taken before any test or example in a docstring registers one of its own.
+SHIPPED_RULES = dict(registry.registered_rules())
+
+
 def test_every_rule_has_a_case():
-    # Not those that a user, or an example in a docstring, registered.
-    rules = {
-        name: rule
-        for name, rule in registry.registered_rules().items()
-        if rule.__module__.startswith("lmc_fast.")
-    }
+    rules = SHIPPED_RULES
     covered = {rules[operation.removesuffix("_")] for operation in CASES if operation in rules}
     # Entry-wise operations without a rule of their own follow this one.
     covered.add(rules["aten.where"])
