@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from typing import Any
 
 import numpy as np
 from lmc_fast import solve_assignment
@@ -43,6 +44,18 @@ def seconds_of_sum(matrix: Matrix) -> float:
     return time.perf_counter() - start
 
 
+def table(results: dict[str, Any]) -> str:
+    """One row: the time in sums over the matrix, the memory in matrices."""
+    return "\n".join(
+        [
+            "| n | seconds | float32 sums over the matrix | extra memory | gap | units recovered |",
+            "|---|---|---|---|---|---|",
+            f"| {results['n']} | {results['seconds']:.2f} | {results['sums']:.1f} | "
+            f"{results['extra_memory']:.1%} | {results['gap']:g} | {results['recovered']:.1%} |",
+        ]
+    )
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench assignment_scale", description=__doc__)
     parser.add_argument("--width", type=int, default=28672)
@@ -71,5 +84,5 @@ def main(argv: list[str]) -> int:
         "positive_margins": float((result.margins > 0).mean()),
     }
     print(results)
-    record.store("assignment-scale", results)
+    record.store("assignment_scale", results)
     return 0

@@ -40,6 +40,21 @@ class Paired:
         return results["warm"]
 
 
+def table(results: dict[str, Any]) -> str:
+    """One row a width: the solves that had old duals, both ways."""
+    lines = [
+        "| hidden units | sweeps | solves with old duals | from nothing, ms | warm, ms | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for run in results["runs"]:
+        cold, warm = (1e3 * sum(s[way] for s in run["solves"]) for way in ("cold", "warm"))
+        lines.append(
+            f"| {run['width']} | {run['sweeps']} | {len(run['solves'])} | {cold:.1f} | {warm:.1f} | "
+            f"{cold / warm:.2f}x |"
+        )
+    return "\n".join(lines)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench assignment_warm", description=__doc__)
     parser.add_argument("--widths", type=int, nargs="*", default=(256, 1024, 2048))
@@ -62,5 +77,5 @@ def main(argv: list[str]) -> int:
             | {"solves": paired.solves}
         )
         print(width, matching.sweeps, len(paired.solves), f"{cold:.3f} s {warm:.3f} s", cold / warm)
-    record.store("assignment-warm", {"runs": runs})
+    record.store("assignment_warm", {"runs": runs})
     return 0
