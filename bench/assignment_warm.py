@@ -49,8 +49,8 @@ def table(results: dict[str, Any]) -> str:
     for run in results["runs"]:
         cold, warm = (1e3 * sum(s[way] for s in run["solves"]) for way in ("cold", "warm"))
         lines.append(
-            f"| {run['width']} | {run['sweeps']} | {len(run['solves'])} | {cold:.1f} | {warm:.1f} | "
-            f"{cold / warm:.2f}x |"
+            f"| {run['width']} | {run['sweeps']} | {len(run['solves'])} | {cold:.1f} | "
+            f"{warm:.1f} | {cold / warm:.2f}x |"
         )
     return "\n".join(lines)
 

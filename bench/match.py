@@ -25,6 +25,7 @@ from bench.rebasin import weight_matching
 
 WIDTH = 64
 SEEDS = 10
+EPOCHS = 5
 
 
 def coloured_digits() -> Dataset:
@@ -35,14 +36,14 @@ def coloured_digits() -> Dataset:
     )
 
 
-def trained_pair(width: int) -> tuple[ResNet, ResNet]:
+def trained_pair(width: int, epochs: int) -> tuple[ResNet, ResNet]:
     """Two ResNet-20 trained on the digits from different seeds; kept between runs."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe("adam", lr=1e-3, epochs=5, batch_size=64, schedule="cosine")
+    recipe = Recipe("adam", lr=1e-3, epochs=epochs, batch_size=64, schedule="cosine")
     nets = []
     for seed in (0, 1):
-        path = folder / f"resnet20-{width}-digits-{seed}.safetensors"
+        path = folder / f"resnet20-{width}-digits-{epochs}-{seed}.safetensors"
         net = resnet20(width)
         if not path.exists():
             trained = train(net, coloured_digits(), recipe, seed=seed, progress=True)
@@ -124,8 +125,10 @@ def table(results: dict[str, Any]) -> str:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench match", description=__doc__)
     parser.add_argument("--repeats", type=int, default=SEEDS)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="training of the pair")
+    parser.add_argument("--name", default="match", help="results file")
     args = parser.parse_args(argv)
-    a, b = trained_pair(WIDTH)
+    a, b = trained_pair(WIDTH, args.epochs)
     default = torch.get_num_threads()
     results = {}
     try:
@@ -135,5 +138,6 @@ def main(argv: list[str]) -> int:
             results[f"threads={threads}"] = compare(a, b, args.repeats)
     finally:
         torch.set_num_threads(default)
-    print(record.store("match", {"network": f"ResNet-20, width {WIDTH}", **results}))
+    network = f"ResNet-20, width {WIDTH}, {args.epochs} epochs on the digits"
+    print(record.store(args.name, {"network": network, **results}))
     return 0
