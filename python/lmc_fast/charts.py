@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 from numpy.typing import ArrayLike
 
 _MARKERS = "osD^vP"
@@ -82,6 +83,10 @@ def trend(
         ax.plot(x, values, "x--", color=colours[label], alpha=0.8, label=f"{label}, published")
     if linear_below is not None:
         ax.set_yscale("symlog", linthresh=linear_below)
+        # Labels within a decade too: the values may span less than one.
+        steps = SymmetricalLogLocator(base=10, linthresh=linear_below, subs=(1.0, 2.0, 5.0))
+        ax.yaxis.set_major_locator(steps)
+        ax.yaxis.set_major_formatter("{x:g}")
     if log_x:
         ax.set_xscale("log", base=2)
         ax.set_xticks(x, [f"{value:g}" for value in x])
