@@ -20,6 +20,7 @@
 #include "barrier_cpu.hpp"
 #include "cross_entropy_cpu.hpp"
 #include "cuda_driver.hpp"
+#include "inner_products_cpu.hpp"
 #include "parallel.hpp"
 #include "similarity_cpu.hpp"
 #include "version.hpp"

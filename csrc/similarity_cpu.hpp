@@ -1,9 +1,13 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 namespace lmc {
+
+// Position t of a list of rows; a null list stands for 0, 1, 2, ...
+inline std::int64_t source_row(const std::int64_t *index, std::int64_t t) {
+  return index == nullptr ? t : index[t];
+}
 
 // A tensor arranged around its units: element (unit, row, k) lies at
 // data[unit * unit_stride + row * row_stride + k * block_stride].
@@ -38,21 +42,5 @@ int best_instruction_set();
 // of threads; instruction sets differ in rounding.
 template <class T>
 void add_products(const ProductSum<T> &sum, T *similarity, int instruction_set, int threads);
-
-// sums[r] = sum over c, k of a[r][c][k] * b[row_index[r]][column_index[c]][k]; a null index stands
-// for 0, 1, 2, ...
-template <class T> struct RowProducts {
-  const T *a;
-  const T *b;
-  std::int64_t rows;
-  std::int64_t columns;
-  std::int64_t block;
-  const std::int64_t *row_index;
-  const std::int64_t *column_index;
-  double *sums;
-};
-
-// Runs of at most 1024 products are summed in T, the runs in float64 in one order.
-template <class T> void row_inner_products(const std::vector<RowProducts<T>> &tensors, int threads);
 
 } // namespace lmc

@@ -25,12 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in COMMANDS:
         importlib.import_module(f"lmc_fast.cli.{name}").add_parser(subparsers)
     args = parser.parse_args(argv)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    try:
-        return int(args.run(args))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, TypeError, OSError, MemoryError, ImportError) as error:
-        print(f"lmc-fast {args.command}: {error}", file=sys.stderr)
-        return 1
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(
+            f"warning: {message}", file=sys.stderr
+        )
+        try:
+            return int(args.run(args))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except (ValueError, TypeError, OSError, MemoryError, ImportError) as error:
+            print(f"lmc-fast {args.command}: {error}", file=sys.stderr)
+            return 1

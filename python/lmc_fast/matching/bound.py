@@ -26,19 +26,19 @@ def objective_bound(problem: WeightProblem) -> float:
     -----
     O(size of the weights) plus one assignment for each group with a tensor of the second kind.
     """
-    chosen: dict[str, Unfolded] = {}
+    candidates: dict[str, list[Unfolded]] = {}
     for group, entries in problem.unfolded.items():
         if group in problem.spec.parents:
             continue
         for entry in entries:
             name, axis = entry.place.tensor, entry.place.axis
-            whole = len(problem.spec.tensors[name][axis].segments) == 1
-            # The first axis' units are contiguous in memory.
-            rank = (bool(entry.movers), axis)
-            if whole and (
-                name not in chosen or rank < (bool(chosen[name].movers), chosen[name].place.axis)
-            ):
-                chosen[name] = entry
+            if len(problem.spec.tensors[name][axis].segments) == 1:
+                candidates.setdefault(name, []).append(entry)
+    # The first axis' units are contiguous in memory.
+    chosen = {
+        name: min(entries, key=lambda e: (bool(e.movers), e.place.axis))
+        for name, entries in candidates.items()
+    }
     total = 0.0
     exact: dict[str, list[Unfolded]] = {}
     by_norm: list[Tensor] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +66,7 @@ def descend(
     families = families_of(problem.spec)
     groups = [name for name in problem.unfolded if name not in problem.spec.parents]
     permutation = dict(initial)
-    states: dict[str, _GroupState | _FamilyState] = {
+    states: dict[str, _State] = {
         name: _FamilyState(problem, name, families[name])
         if name in families
         else _GroupState(problem, name)
@@ -104,8 +105,8 @@ def descend(
     )
 
 
-class _GroupState:
-    """The similarity matrix of one group, kept up to date along a run."""
+class _State(ABC):
+    """What a run keeps of one group, or of an outer group and those nested in it."""
 
     def __init__(self, problem: WeightProblem, group: str) -> None:
         self.problem = problem
@@ -113,20 +114,31 @@ class _GroupState:
         self.entries = problem.unfolded[group]
         self.movers = tuple(dict.fromkeys(m for u in self.entries for m in u.movers))
         self.tensors = tuple(dict.fromkeys(u.place.tensor for u in self.entries))
-        self.sources: dict[int, tuple[Tensor, ...]] = {}
-        self.rows: dict[int, Tensor | None] = {}
-        self.similarity: Tensor | None = None
         self.assignment: Assignment | None = None
         self.identity = 0.0
         self.matched = 0.0
         self.gain = 0.0
 
+    @abstractmethod
+    def step(self, permutation: Permutation) -> bool:
+        """Solve given the other groups; move if the objective rises, and say so."""
+
     def take_gain(self) -> float:
+        """Return what the objective rose by since the last call."""
         gain, self.gain = self.gain, 0.0
         return gain
 
+
+class _GroupState(_State):
+    """The similarity matrix of one group, kept up to date along a run."""
+
+    def __init__(self, problem: WeightProblem, group: str) -> None:
+        super().__init__(problem, group)
+        self.sources: dict[int, tuple[Tensor, ...]] = {}
+        self.rows: dict[int, Tensor | None] = {}
+        self.similarity: Tensor | None = None
+
     def step(self, permutation: Permutation) -> bool:
-        """Solve the group given the others; move it if the objective rises, and say so."""
         similarity = self._refresh(permutation)
         current = permutation[self.group]
         assignment = solve_assignment(
@@ -202,36 +214,23 @@ class _GroupState:
         return moved
 
 
-class _FamilyState:
+class _FamilyState(_State):
     """An outer group and the groups nested in it, solved together."""
 
     def __init__(self, problem: WeightProblem, outer: str, inner: tuple[str, ...]) -> None:
-        self.problem = problem
-        self.outer = outer
-        entries = problem.unfolded[outer]
-        self.places = [entry.place for entry in entries]
-        self.tensors = tuple(dict.fromkeys(place.tensor for place in self.places))
-        movers = dict.fromkeys(m for entry in entries for m in entry.movers)
-        self.movers = tuple(m for m in movers if m not in inner)
-        self.assignment: Assignment | None = None
-        self.identity = 0.0
-        self.matched = 0.0
-        self.gain = 0.0
-
-    def take_gain(self) -> float:
-        gain, self.gain = self.gain, 0.0
-        return gain
+        super().__init__(problem, outer)
+        self.movers = tuple(m for m in self.movers if m not in inner)
 
     def step(self, permutation: Permutation) -> bool:
-        """Solve the family given the others; move it if the true objective rises."""
         problem = self.problem
-        pieces = weight_pieces(problem.spec, problem.a, problem.b, self.places, permutation)
-        found = solve_structured(problem.spec.groups, self.outer, pieces)
+        places = [entry.place for entry in self.entries]
+        pieces = weight_pieces(problem.spec, problem.a, problem.b, places, permutation)
+        found = solve_structured(problem.spec.groups, self.group, pieces)
         self.assignment, self.matched = found.outer, found.identity
         self.identity = self.identity or found.identity
         candidate = {
             **permutation,
-            **moved_by(problem.spec, self.outer, found, permutation),
+            **moved_by(problem.spec, self.group, found, permutation),
         }
         value = weight_objective(problem, permutation, self.tensors)
         trial = weight_objective(problem, candidate, self.tensors)
