@@ -33,8 +33,8 @@ def environment() -> dict[str, Any]:
 
 def store(name: str, results: dict[str, Any]) -> Path:
     """Write one benchmark's results with its command line and environment; return the path."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     command = " ".join(
         ["python -m bench", *(Path(a).name if "/" in a else a for a in sys.argv[1:])]
     )

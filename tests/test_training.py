@@ -120,6 +120,36 @@ def test_training_resumes_on_the_same_path(schedule: str):
     assert sorted(states) == [0, 1, 2, 3, 4]
 
 
+def test_stopping_after_some_steps_leaves_the_schedule_that_of_all_epochs():
+    recipe = Recipe("sgd", lr=0.1, epochs=4, batch_size=50, schedule="cosine")
+    whole: list[float] = []
+    part: list[float] = []
+    steps: list[int] = []
+    epochs: list[int] = []
+
+    def note(step: int, loss: float) -> None:
+        steps.append(step)
+        part.append(loss)
+
+    net = MLP((2, 8, 1), binary=True)
+    train(net, MOONS, recipe, seed=1, on_step=lambda step, loss: whole.append(loss))
+    train(
+        net,
+        MOONS,
+        recipe,
+        seed=1,
+        steps=5,
+        on_step=note,
+        on_epoch=lambda epoch, _: epochs.append(epoch),
+    )
+    assert len(whole) == 12  # 128 examples are three steps an epoch
+    assert part == whole[:5]
+    assert steps == [1, 2, 3, 4, 5]
+    assert epochs == [0, 1]
+    with pytest.raises(ValueError, match="expected more than the 3 of 1 epochs, got 3"):
+        train(net, MOONS, recipe, seed=1, first_epoch=1, steps=3)
+
+
 def test_onecycle_follows_torch():
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.Adam([parameter], lr=0.1)

@@ -43,6 +43,8 @@ def train(
     first_epoch: int = 0,
     masks: Mapping[str, Tensor] | None = None,
     on_epoch: Callable[[int, nn.Module], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+    steps: int | None = None,
     progress: bool = False,
 ) -> nn.Module:
     """Train a copy of `model` on the training half of `data` and return it in eval mode.
@@ -65,6 +67,11 @@ def train(
         Per parameter name a 0/1 tensor: those weights are 0 from the start and stay 0.
     on_epoch
         Called with (epochs done, model in eval mode) before the first epoch and after each.
+    on_step
+        Called after each step with (steps done, the loss of its examples before it).
+    steps
+        Stop after this many steps, counted from the recipe's start, of a schedule that stays that
+        of all epochs.
     progress
         Show a progress bar on stderr.
 
@@ -72,6 +79,8 @@ def train(
     ------
     FloatingPointError
         The training loss is no longer finite.
+    ValueError
+        `steps` is not beyond `first_epoch`.
     """
     generator = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(model).cpu()
@@ -84,6 +93,13 @@ def train(
     masked = [(parameters[name], mask.to(device)) for name, mask in (masks or {}).items()]
     count, size = len(data.train_x), recipe.batch_size
     steps_per_epoch = -(-count // size)
+    total = recipe.epochs * steps_per_epoch
+    last = total if steps is None else min(steps, total)
+    if steps is not None and steps <= first_epoch * steps_per_epoch:
+        raise ValueError(
+            f"steps: expected more than the {first_epoch * steps_per_epoch} of {first_epoch} "
+            f"epochs, got {steps}"
+        )
     optimizer = make_optimizer(recipe, parameters.values())
 
     def apply_masks() -> None:
@@ -106,12 +122,13 @@ def train(
         unit="epoch",
         show=progress,
     ) as bar:
-        for epoch in range(recipe.epochs):
+        for epoch in range(-(-last // steps_per_epoch)):
             order = torch.randperm(count, generator=generator).to(device)
             if epoch < first_epoch:
                 continue
-            for index, start in enumerate(range(0, count, size)):
-                set_rates(optimizer, recipe, epoch * steps_per_epoch + index, steps_per_epoch)
+            for step in range(epoch * steps_per_epoch, min((epoch + 1) * steps_per_epoch, last)):
+                set_rates(optimizer, recipe, step, steps_per_epoch)
+                start = (step - epoch * steps_per_epoch) * size
                 chosen = order[start : start + size]
                 inputs = data.train_x[chosen]
                 if recipe.augment:
@@ -121,11 +138,15 @@ def train(
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 apply_masks()
+                if on_step is not None:
+                    on_step(step + 1, float(loss.detach()))
             if not bool(torch.isfinite(loss)):
                 raise FloatingPointError(
                     f"train: expected a finite loss, got {loss.item()} in epoch {epoch + 1}; "
                     "lower the learning rate"
                 )
+            if last < (epoch + 1) * steps_per_epoch:
+                break
             report(epoch + 1)
             bar.set_postfix(loss=f"{float(loss.detach()):.3f}", refresh=False)
             bar.update()
