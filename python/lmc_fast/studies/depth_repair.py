@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from matplotlib.figure import Figure
@@ -45,36 +47,99 @@ RESNET_RECIPE = Recipe(
 CALIBRATION = 10_000
 BATCHNORM: dict[str, Norm] = dict(zip(CASES, ("keep", "keep", "reset"), strict=True))
 PLAIN: dict[str, Norm] = dict(zip(CASES, ("keep", "keep", "repair"), strict=True))
+RESNET: dict[str, Norm] = {"aligned": "keep", "aligned + statistics reset": "reset"}
 
 
-def _rows(label: str, accuracy: Mapping[str, float], published: Mapping[str, float]) -> list[Row]:
-    return [Row(f"{label} {name}", value, published.get(name)) for name, value in accuracy.items()]
+@dataclass(frozen=True)
+class Architecture:
+    """Networks that are trained in pairs and averaged: how, on what, and what is published."""
+
+    label: str
+    key: str
+    model: nn.Module
+    data: Dataset
+    recipe: Recipe
+    norms: Mapping[str, Norm]
+    published: Mapping[str, float]
 
 
-def _midpoints(
-    context: Context,
-    key: str,
-    model: nn.Module,
-    data: Dataset,
-    recipe: Recipe,
-    norms: Mapping[str, Norm],
-) -> dict[str, float]:
+def _architectures(context: Context, depths: Sequence[int]) -> list[Architecture]:
+    mnist = context.mnist(*context.choose(quick=(2000, 1000), default=(None, None)))
+    recipe = Recipe(
+        "sgd",
+        lr=0.05,
+        momentum=0.9,
+        epochs=context.choose(quick=10, default=50),
+        batch_size=context.choose(quick=100, default=1000),
+        schedule="triangle",
+        warmup=context.choose(quick=1, default=5),
+    )
+
+    def mlp(depth: int, norm: str | None) -> nn.Module:
+        return MLP((784, *[128] * (depth + 1), 10), norm=norm)
+
+    found = [
+        Architecture(
+            f"depth {depth}",
+            f"batchnorm-d{depth}",
+            mlp(depth, "batchnorm"),
+            mnist,
+            recipe,
+            BATCHNORM,
+            PUBLISHED[depth],
+        )
+        for depth in depths
+    ]
+    if context.scale == "full":
+        cifar10 = context.cifar10()
+        found.append(
+            Architecture(
+                f"no BatchNorm, depth {PLAIN_DEPTH}",
+                f"plain-d{PLAIN_DEPTH}",
+                mlp(PLAIN_DEPTH, None),
+                mnist,
+                recipe,
+                PLAIN,
+                PUBLISHED_PLAIN,
+            )
+        )
+        found += [
+            Architecture(
+                f"ResNet-20 width {width}",
+                f"resnet-w{width}",
+                resnet20(width).to(context.device),
+                cifar10,
+                RESNET_RECIPE,
+                RESNET,
+                published,
+            )
+            for width, published in PUBLISHED_RESNET.items()
+        ]
+    return found
+
+
+def _midpoint(context: Context, architecture: Architecture, number: int) -> dict[str, float]:
     """Train a pair and return the test accuracy of its ends and, by case, of its midpoint."""
-    seed = 2000 * context.seed
+    model, data, recipe = architecture.model, architecture.data, architecture.recipe
+    first = 2000 * context.seed + 2 * number + 1
 
-    def pair() -> list[State]:
+    def train_pair() -> list[State]:
         return [
-            dict(train(model, data, recipe, seed=seed + i, progress=context.progress).state_dict())
-            for i in (1, 2)
+            dict(train(model, data, recipe, seed=seed, progress=context.progress).state_dict())
+            for seed in (first, first + 1)
         ]
 
-    states = context.part(key, (recipe, str(model), len(data.train_x)), pair)
+    states = context.part(
+        f"depth-repair/{architecture.key}-pair{number}",
+        (recipe, str(model), len(data.train_x)),
+        train_pair,
+    )
     a, b = (with_state(copy.deepcopy(model), state) for state in states)
     test = (data.test_x, data.test_y)
     calibration = (data.train_x[:CALIBRATION], data.train_y[:CALIBRATION])
     matching = match(a, b, data=calibration)
     accuracy = {"ends": 1 - sum(evaluate(net, *test)[1] for net in (a, b)) / 2}
-    for name, norm in norms.items():
+    for name, norm in architecture.norms.items():
         curve = barrier(
             a,
             b,
@@ -89,68 +154,32 @@ def _midpoints(
     return accuracy
 
 
-def _mlps(context: Context, depths: list[int], norm: str | None) -> dict[int, dict[str, float]]:
-    data = context.mnist(*context.choose(quick=(2000, 1000), default=(None, None)))
-    recipe = Recipe(
-        "sgd",
-        lr=0.05,
-        momentum=0.9,
-        epochs=context.choose(quick=10, default=50),
-        batch_size=context.choose(quick=100, default=1000),
-        schedule="triangle",
-        warmup=context.choose(quick=1, default=5),
-    )
-    return {
-        depth: _midpoints(
-            context,
-            f"depth-repair/{norm or 'plain'}-d{depth}",
-            MLP((784, *[128] * (depth + 1), 10), norm=norm),
-            data,
-            recipe,
-            BATCHNORM if norm else PLAIN,
-        )
-        for depth in depths
-    }
-
-
-def _resnets(context: Context, widths: list[int]) -> dict[int, dict[str, float]]:
-    data = context.cifar10()
-    return {
-        width: _midpoints(
-            context,
-            f"depth-repair/resnet-w{width}",
-            resnet20(width).to(context.device),
-            data,
-            RESNET_RECIPE,
-            {"aligned": "keep", "aligned + statistics reset": "reset"},
-        )
-        for width in widths
-    }
-
-
 def _run(context: Context) -> Result:
     depths = context.choose(quick=[1, 5], default=[1, 5, 10], full=[1, 5, 10, 20])
-    mlps = _mlps(context, depths, "batchnorm")
-    at_full = context.scale == "full"
-    plain = _mlps(context, [PLAIN_DEPTH] if at_full else [], None)
-    resnets = _resnets(context, [16, 64]) if at_full else {}
-    rows = [
-        *(
-            row
-            for depth in depths
-            for row in _rows(f"depth {depth}", mlps[depth], PUBLISHED[depth])
-        ),
-        *(
-            row
-            for depth, accuracy in plain.items()
-            for row in _rows(f"no BatchNorm, depth {depth}", accuracy, PUBLISHED_PLAIN)
-        ),
-        *(
-            row
-            for width, accuracy in resnets.items()
-            for row in _rows(f"ResNet-20 width {width}", accuracy, PUBLISHED_RESNET[width])
-        ),
-    ]
+    pairs = context.choose(quick=1, default=3)
+    rows: list[Row] = []
+    accuracies: dict[str, list[dict[str, float]]] = {}
+    mean: dict[str, dict[str, float]] = {}
+    spread: dict[str, dict[str, float]] = {}
+    for architecture in _architectures(context, depths):
+        label = architecture.label
+        found = [_midpoint(context, architecture, number) for number in range(pairs)]
+        accuracies[label] = found
+        mean[label] = {name: sum(pair[name] for pair in found) / pairs for name in found[0]}
+        if pairs > 1:
+            spread[label] = {
+                name: statistics.stdev(pair[name] for pair in found) for name in found[0]
+            }
+        rows += [
+            Row(
+                f"{label} {name}",
+                value,
+                architecture.published.get(name),
+                spread.get(label, {}).get(name),
+            )
+            for name, value in mean[label].items()
+        ]
+    mlps = {depth: mean[f"depth {depth}"] for depth in depths}
     off = {
         f"depth {depth}, {name}": accuracy[name] - PUBLISHED[depth][name]
         for depth, accuracy in mlps.items()
@@ -175,6 +204,9 @@ def _run(context: Context) -> Result:
     trend(
         depths,
         {name: [mlps[d][name] for d in depths] for name in CASES},
+        errors={name: [spread[f"depth {d}"][name] for d in depths] for name in CASES}
+        if spread
+        else None,
         published={name: [PUBLISHED[d][name] for d in depths] for name in CASES},
         xlabel="hidden-to-hidden layers",
         ylabel="test accuracy at the midpoint",
@@ -193,13 +225,14 @@ def _run(context: Context) -> Result:
             "matching": "activations after the ReLU of 10,000 training images, correlation",
             "REPAIR": "statistics of the same images; with BatchNorm its running statistics are "
             "reset, which is the same",
-            "pairs": 1,
+            "pairs": pairs,
+            "spread": "standard deviation over pairs of independent networks",
         },
-        {"mlp": mlps, "no BatchNorm": plain, "resnet": resnets},
+        {"accuracy of each pair": accuracies},
         figure,
-        "Accuracies are of one pair a depth; the source does not say how many it used. Its public "
-        "notebooks train with and without BatchNorm; only with it do networks of every depth end "
-        "near the published 98.2 %, so the published rows are compared with such networks. "
+        "The source has one pair a depth. Its public notebooks train with and without BatchNorm; "
+        "only with it do networks of every depth end near the published 98.2 %, so the published "
+        "rows are compared with such networks. "
         "A first run, before the notebooks were read, "
         "had no BatchNorm and Kaiming initial weights and missed by 8.4 points at depth 5 and "
         "10.1 at depth 10. Networks without BatchNorm, at the notebook's one depth, and "

@@ -34,7 +34,7 @@ def _run(context: Context) -> Result:
     train_points = (data.train_x[:10_000], data.train_y[:10_000])
     widths = context.choose(quick=[8, 32], default=list(PUBLISHED), full=[*PUBLISHED, 512])
     count = context.choose(quick=3, default=5, full=15)
-    recipe = Recipe("adam", lr=1e-3, epochs=context.choose(quick=3, default=10), batch_size=256)
+    recipe = Recipe("adam", lr=1e-3, epochs=context.choose(quick=3, default=30), batch_size=256)
     seeds = [1000 * context.seed + i for i in range(count)]
     found: dict[int, dict[str, Any]] = {}
     for width in widths:
@@ -125,7 +125,10 @@ def _run(context: Context) -> Result:
         {str(w): v for w, v in found.items()},
         figure,
         "The training recipe of the published row is not published; this one is a plain choice. "
-        "Its batch size was raised from 128 to 256, for cost, after one quick run.",
+        "Its batch size was raised from 128 to 256, for cost, after one quick run. Its epochs were "
+        "raised from 10 to 30 so that the networks end at the published test accuracy: after 10 "
+        "epochs those of widths 32 to 256 ended .3 to .4 points below it, and at width 32 the "
+        "barrier was .081, .42 of the published one, since barriers grow with training.",
     )
 
 
