@@ -247,19 +247,24 @@ template <class T> lmc::UnitRows<T> unit_rows(std::uintptr_t address, const Stri
   return {reinterpret_cast<const T *>(address), strides[0], strides[1], strides[2]};
 }
 
+// Address and strides of a and of b, rows and block, and addresses of rows_a, rows_b and rows_last.
+// A null address is 0.
+using ProductSum = std::tuple<std::uintptr_t, Strides, std::uintptr_t, Strides, std::int64_t,
+                              std::int64_t, std::uintptr_t, std::uintptr_t, std::uintptr_t>;
+
 template <class T>
-void add_products(std::uintptr_t a, const Strides &a_strides, std::uintptr_t b,
-                  const Strides &b_strides, std::int64_t rows, std::int64_t block,
-                  const Optional<const std::int64_t> &rows_a,
-                  const Optional<const std::int64_t> &rows_b,
-                  const Optional<const std::int64_t> &rows_last, const Array<T> &similarity,
+void add_products(const std::vector<ProductSum> &sums, const Array<T> &similarity,
                   int instruction_set, int threads) {
   const nb::gil_scoped_release release;
-  lmc::add_products<T>({unit_rows<T>(a, a_strides), unit_rows<T>(b, b_strides),
-                        static_cast<std::int64_t>(similarity.shape(0)), rows, block,
-                        rows_a ? rows_a->data() : nullptr, rows_b ? rows_b->data() : nullptr,
-                        rows_last ? rows_last->data() : nullptr},
-                       similarity.data(), instruction_set, threads);
+  std::vector<lmc::ProductSum<T>> products;
+  for (const auto &[a, a_strides, b, b_strides, rows, block, rows_a, rows_b, rows_last] : sums) {
+    products.push_back({unit_rows<T>(a, a_strides), unit_rows<T>(b, b_strides), rows, block,
+                        reinterpret_cast<const std::int64_t *>(rows_a),
+                        reinterpret_cast<const std::int64_t *>(rows_b),
+                        reinterpret_cast<const std::int64_t *>(rows_last)});
+  }
+  lmc::add_products(products, static_cast<std::int64_t>(similarity.shape(0)), similarity.data(),
+                    instruction_set, threads);
 }
 
 // Addresses of a, b, the row and the column index, and (rows, columns, block). A null address is 0.
@@ -282,9 +287,7 @@ void row_inner_products(const std::vector<RowProducts> &tensors, const Array<dou
 }
 
 template <class T> void bind_similarity(nb::module_ &m) {
-  m.def("add_products", &add_products<T>, nb::arg("a"), nb::arg("a_strides"), nb::arg("b"),
-        nb::arg("b_strides"), nb::arg("rows"), nb::arg("block"), nb::arg("rows_a").none(),
-        nb::arg("rows_b").none(), nb::arg("rows_last").none(), nb::arg("similarity").noconvert(),
+  m.def("add_products", &add_products<T>, nb::arg("sums"), nb::arg("similarity").noconvert(),
         nb::arg("instruction_set"), nb::arg("threads"));
 }
 

@@ -13,42 +13,31 @@ namespace {
 constexpr std::int64_t products_per_piece = 1 << 16;
 
 template <class T>
-LMC_INLINE double run_inner_product(const T *__restrict a, const T *__restrict b,
-                                    std::int64_t count) {
-  constexpr std::int64_t lanes = 8;
-  T total[lanes] = {};
-  std::int64_t k = 0;
-  for (; k + lanes <= count; k += lanes) {
-    for (std::int64_t i = 0; i < lanes; ++i) {
-      total[i] += a[k + i] * b[k + i];
-    }
-  }
-  double sum = 0.0;
-  for (; k < count; ++k) {
-    sum += static_cast<double>(a[k]) * static_cast<double>(b[k]);
-  }
-  for (const T value : total) {
-    sum += static_cast<double>(value);
-  }
-  return sum;
-}
-
-template <class T>
 LMC_CLONES double row_inner_product(const T *a, const T *b, std::int64_t columns,
                                     std::int64_t block, const std::int64_t *column_index) {
   constexpr std::int64_t run = 1024;
+  const std::int64_t some = std::max<std::int64_t>(1, run / std::max<std::int64_t>(block, 1));
   double sum = 0.0;
-  if (block == 1 && column_index != nullptr) {
-    for (std::int64_t c = 0; c < columns; ++c) {
-      sum += static_cast<double>(a[c]) * static_cast<double>(b[column_index[c]]);
-    }
-    return sum;
-  }
-  for (std::int64_t c = 0; c < columns; ++c) {
-    const T *const left = a + c * block;
-    const T *const right = b + source_row(column_index, c) * block;
-    for (std::int64_t k = 0; k < block; k += run) {
-      sum += run_inner_product(left + k, right + k, std::min(run, block - k));
+  for (std::int64_t column = 0; column < columns; column += some) {
+    for (std::int64_t begin = 0; begin < block; begin += run) {
+      const std::int64_t count = std::min(run, block - begin);
+      Vector<T> total = {};
+      T rest = 0;
+      for (std::int64_t c = column; c < std::min(column + some, columns); ++c) {
+        const T *const left = a + c * block + begin;
+        const T *const right = b + source_row(column_index, c) * block + begin;
+        std::int64_t k = 0;
+        for (; k + width<T> <= count; k += width<T>) {
+          total += load(left + k) * load(right + k);
+        }
+        for (; k < count; ++k) {
+          rest += left[k] * right[k];
+        }
+      }
+      for (std::int64_t lane = 0; lane < width<T>; ++lane) {
+        sum += static_cast<double>(total[lane]);
+      }
+      sum += static_cast<double>(rest);
     }
   }
   return sum;
@@ -77,15 +66,21 @@ void row_inner_products(const std::vector<RowProducts<T>> &tensors, int threads)
       static_cast<int>(std::min<std::int64_t>(total / (8 * products_per_piece), threads));
   parallel_for(static_cast<std::int64_t>(pieces.size()), 1, useful,
                [&](std::int64_t begin, std::int64_t end) {
+                 std::vector<T> copy;
                  for (std::int64_t i = begin; i < end; ++i) {
                    const auto &[tensor, row, row_end] = pieces[static_cast<std::size_t>(i)];
                    const std::int64_t size = tensor->columns * tensor->block;
                    const bool whole = tensor->column_index == nullptr;
                    for (std::int64_t r = row; r < row_end; ++r) {
-                     tensor->sums[r] = row_inner_product(
-                         tensor->a + r * size, tensor->b + source_row(tensor->row_index, r) * size,
-                         whole ? 1 : tensor->columns, whole ? size : tensor->block,
-                         tensor->column_index);
+                     const T *b = tensor->b + source_row(tensor->row_index, r) * size;
+                     if (!whole) {
+                       // Memory is read in the order of its addresses, the cache in the index'.
+                       copy.assign(b, b + size);
+                       b = copy.data();
+                     }
+                     tensor->sums[r] =
+                         row_inner_product(tensor->a + r * size, b, whole ? 1 : tensor->columns,
+                                           whole ? size : tensor->block, tensor->column_index);
                    }
                  }
                });

@@ -194,7 +194,7 @@ LMC_INLINE void multiply(const T *a, const T *b, std::int64_t count, T *similari
 
 template <class T, class Shape>
 LMC_INLINE void add_span(const ProductSum<T> &sum, const Span &span, const Rectangle &part,
-                         T *packed_a, T *packed_b, T *similarity) {
+                         T *packed_a, T *packed_b, T *similarity, std::int64_t stride) {
   constexpr int rows = Shape::rows;
   constexpr int columns = Shape::columns;
   const std::int64_t count = span.size();
@@ -219,7 +219,7 @@ LMC_INLINE void add_span(const ProductSum<T> &sum, const Span &span, const Recta
     for (std::int64_t j = 0; j < width; j += columns) {
       for (std::int64_t i = 0; i < height; i += rows) {
         multiply<T, Shape>(packed_a + i / rows * panel_a, packed_b + j / columns * panel_b, count,
-                           similarity + (block + i) * sum.units + part.column + j, sum.units,
+                           similarity + (block + i) * stride + part.column + j, stride,
                            std::min<std::int64_t>(rows, height - i),
                            std::min<std::int64_t>(columns, width - j));
       }
@@ -231,7 +231,7 @@ LMC_INLINE void add_span(const ProductSum<T> &sum, const Span &span, const Recta
 // `add_products`.
 template <class T, class Shape>
 LMC_INLINE void add_rectangle(const ProductSum<T> &sum, const Rectangle &part, T *packed_a,
-                              T *packed_b, T *similarity) {
+                              T *packed_b, T *similarity, std::int64_t stride) {
   const std::int64_t whole_rows = std::max<std::int64_t>(1, depth / sum.block);
   for (std::int64_t j = part.column; j < part.column_end; j += block_columns) {
     const Rectangle strip{part.row, part.row_end, j, std::min(j + block_columns, part.column_end)};
@@ -239,30 +239,33 @@ LMC_INLINE void add_rectangle(const ProductSum<T> &sum, const Rectangle &part, T
       for (std::int64_t k = 0; k < sum.block; k += depth) {
         const Span span{row, std::min(row + whole_rows, sum.rows), k,
                         std::min(k + depth, sum.block)};
-        add_span<T, Shape>(sum, span, strip, packed_a, packed_b, similarity);
+        add_span<T, Shape>(sum, span, strip, packed_a, packed_b, similarity, stride);
       }
     }
   }
 }
 
-template <class T> using Worker = void (*)(const ProductSum<T> &, const Rectangle &, T *, T *, T *);
+template <class T>
+using Worker = void (*)(const ProductSum<T> &, const Rectangle &, T *, T *, T *, std::int64_t);
 
 template <class T>
-void with_baseline(const ProductSum<T> &sum, const Rectangle &part, T *a, T *b, T *similarity) {
-  add_rectangle<T, Tile<T, 16, 4>>(sum, part, a, b, similarity);
+void with_baseline(const ProductSum<T> &sum, const Rectangle &part, T *a, T *b, T *similarity,
+                   std::int64_t stride) {
+  add_rectangle<T, Tile<T, 16, 4>>(sum, part, a, b, similarity, stride);
 }
 
 #if defined(LMC_X86)
 template <class T>
 __attribute__((target("avx2,fma"))) void with_avx2(const ProductSum<T> &sum, const Rectangle &part,
-                                                   T *a, T *b, T *similarity) {
-  add_rectangle<T, Tile<T, 32, 6>>(sum, part, a, b, similarity);
+                                                   T *a, T *b, T *similarity, std::int64_t stride) {
+  add_rectangle<T, Tile<T, 32, 6>>(sum, part, a, b, similarity, stride);
 }
 
 template <class T>
-__attribute__((target("avx512f,avx2,fma"))) void
-with_avx512(const ProductSum<T> &sum, const Rectangle &part, T *a, T *b, T *similarity) {
-  add_rectangle<T, Tile<T, 64, 8>>(sum, part, a, b, similarity);
+__attribute__((target("avx512f,avx2,fma"))) void with_avx512(const ProductSum<T> &sum,
+                                                             const Rectangle &part, T *a, T *b,
+                                                             T *similarity, std::int64_t stride) {
+  add_rectangle<T, Tile<T, 64, 8>>(sum, part, a, b, similarity, stride);
 }
 #endif
 
@@ -302,13 +305,18 @@ int best_instruction_set() {
 }
 
 template <class T>
-void add_products(const ProductSum<T> &sum, T *similarity, int instruction_set, int threads) {
-  const std::int64_t n = sum.units;
-  if (n == 0 || sum.rows * sum.block == 0) {
+void add_products(const std::vector<ProductSum<T>> &sums, std::int64_t units, T *similarity,
+                  int instruction_set, int threads) {
+  const std::int64_t n = units;
+  std::int64_t length = 0;
+  for (const ProductSum<T> &sum : sums) {
+    length += sum.rows * sum.block;
+  }
+  if (n == 0 || length == 0) {
     return;
   }
   const double products =
-      static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(sum.rows * sum.block);
+      static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(length);
   threads = std::min(threads, static_cast<int>(std::min(1e6, products / products_per_thread)));
   threads = std::max(1, threads);
   const auto down = static_cast<std::int64_t>(std::sqrt(static_cast<double>(threads)));
@@ -328,13 +336,16 @@ void add_products(const ProductSum<T> &sum, T *similarity, int instruction_set, 
       const std::int64_t row = piece / strips * height;
       const std::int64_t column = piece % strips * width;
       T *const own = packed + piece * size;
-      work(sum, {row, std::min(row + height, n), column, std::min(column + width, n)}, own,
-           own + size_a, similarity);
+      const Rectangle part{row, std::min(row + height, n), column, std::min(column + width, n)};
+      for (const ProductSum<T> &sum : sums) {
+        work(sum, part, own, own + size_a, similarity, n);
+      }
     }
   });
 }
 
-template void add_products(const ProductSum<float> &, float *, int, int);
-template void add_products(const ProductSum<double> &, double *, int, int);
+template void add_products(const std::vector<ProductSum<float>> &, std::int64_t, float *, int, int);
+template void add_products(const std::vector<ProductSum<double>> &, std::int64_t, double *, int,
+                           int);
 
 } // namespace lmc

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace lmc {
 
@@ -18,13 +19,11 @@ template <class T> struct UnitRows {
   std::int64_t block_stride;
 };
 
-// similarity(i, j) += sum over t < rows, k < block of
-//   a(i, rows_a[t], k) * (b(j, rows_b[t], k) - b(j, rows_last[t], k)).
-// Null rows_a or rows_b stand for 0, 1, 2, ...; with rows_last null nothing is subtracted.
+// The sum over t < rows, k < block of a(i, rows_a[t], k) * (b(j, rows_b[t], k) - b(j, rows_last[t],
+// k)). Null rows_a or rows_b stand for 0, 1, 2, ...; with rows_last null nothing is subtracted.
 template <class T> struct ProductSum {
   UnitRows<T> a;
   UnitRows<T> b;
-  std::int64_t units;
   std::int64_t rows;
   std::int64_t block;
   const std::int64_t *rows_a;
@@ -38,9 +37,10 @@ inline constexpr int instruction_sets = 3;
 // The best instruction set this processor runs, counted from 0.
 int best_instruction_set();
 
-// Adds to a (units, units) row-major matrix. An element is summed in one order whatever the number
-// of threads; instruction sets differ in rounding.
+// Adds every sum to element (i, j) of a (units, units) row-major matrix. An element is summed in
+// one order whatever the number of threads; instruction sets differ in rounding.
 template <class T>
-void add_products(const ProductSum<T> &sum, T *similarity, int instruction_set, int threads);
+void add_products(const std::vector<ProductSum<T>> &sums, std::int64_t units, T *similarity,
+                  int instruction_set, int threads);
 
 } // namespace lmc

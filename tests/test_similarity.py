@@ -6,7 +6,14 @@ import lmc_fast._core as _core
 import numpy as np
 import pytest
 import torch
-from lmc_fast.matching.places import Pairing, Place, Unfolded, row_inner_products
+from lmc_fast.matching.places import (
+    Pairing,
+    Place,
+    Products,
+    Unfolded,
+    add_products,
+    row_inner_products,
+)
 
 SHAPES = [
     (1, 1, 1),
@@ -64,7 +71,7 @@ def test_products_equal_the_sum_in_float64(shape, dtype, layout, monkeypatch):
         for instruction_set in range(_core.best_instruction_set + 1):
             monkeypatch.setattr(_core, "best_instruction_set", instruction_set)
             similarity = torch.ones(units, units, dtype=dtype)
-            entry.add_products(similarity, **case)
+            add_products(similarity, [Products(entry, **case)])
             torch.testing.assert_close(
                 similarity.double(), expected, rtol=tolerance, atol=tolerance
             )
@@ -78,10 +85,8 @@ def test_products_do_not_depend_on_the_number_of_threads(instruction_set):
     results = []
     for threads in (1, 2, 3, 5, 16):
         similarity = np.zeros((units, units), dtype=np.float32)
-        _core.add_products(
-            a.data_ptr(), a.stride(), b.data_ptr(), b.stride(), rows, block,
-            None, None, None, similarity, instruction_set, threads,
-        )  # fmt: skip
+        sums = (a.data_ptr(), a.stride(), b.data_ptr(), b.stride(), rows, block, 0, 0, 0)
+        _core.add_products([sums, sums], similarity, instruction_set, threads)
         results.append(similarity)
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)

@@ -82,15 +82,7 @@ def mixed_relu_linear(
 best_instruction_set: int
 
 def add_products(
-    a: int,
-    a_strides: tuple[int, ...],
-    b: int,
-    b_strides: tuple[int, ...],
-    rows: int,
-    block: int,
-    rows_a: NDArray[np.int64] | None,
-    rows_b: NDArray[np.int64] | None,
-    rows_last: NDArray[np.int64] | None,
+    sums: list[tuple[int, tuple[int, ...], int, tuple[int, ...], int, int, int, int, int]],
     similarity: NDArray[np.floating],
     instruction_set: int,
     threads: int,

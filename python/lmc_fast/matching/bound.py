@@ -11,7 +11,14 @@ from torch import Tensor
 
 from lmc_fast.assignment import solve_assignment
 from lmc_fast.matching.objective import WeightProblem
-from lmc_fast.matching.places import Pairing, Unfolded, row_inner_products
+from lmc_fast.matching.places import (
+    Pairing,
+    Products,
+    Unfolded,
+    add_products,
+    new_similarity,
+    row_inner_products,
+)
 
 
 def objective_bound(problem: WeightProblem) -> float:
@@ -56,9 +63,8 @@ def objective_bound(problem: WeightProblem) -> float:
     total += sum(_paired(a, b) for a, b in zip(norms[::2], norms[1::2], strict=True))
     for known in exact.values():
         doubled = [replace(e, a=e.a.double(), b=e.b.double()) for e in known]
-        similarity = doubled[0].new_similarity()
-        for entry in doubled:
-            entry.add_products(similarity)
+        similarity = new_similarity(doubled[0])
+        add_products(similarity, [Products(entry) for entry in doubled])
         if not similarity.isfinite().all():
             return math.nan
         assignment = solve_assignment(similarity, maximize=True)

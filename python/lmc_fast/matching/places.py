@@ -50,60 +50,101 @@ class Unfolded:
         """Number of units."""
         return len(self.a)
 
-    def new_similarity(self) -> Tensor:
-        """Return zeros of shape (units, units).
+    @property
+    def size(self) -> int:
+        """Number of products to one element of the similarity matrix."""
+        return self.a.shape[1] * self.a.shape[2]
 
-        On the CPU without torch's worker threads: they spin for milliseconds after each large
-        operation, in the way of the threads of `add_products`.
-        """
-        if self.a.device.type == "cpu":
-            return torch.from_numpy(np.zeros((self.units, self.units), self.a.numpy().dtype))
-        return self.a.new_zeros(self.units, self.units)
 
-    def add_products(
-        self,
-        similarity: Tensor,
-        *,
-        a_rows: Tensor | None = None,
-        b_rows: Tensor | None = None,
-        last: Tensor | None = None,
-    ) -> None:
-        """Add the sum over rows r of ``<a[i, a_rows[r]], b[j, b_rows[r]] - b[j, last[r]]>``.
+@dataclass(frozen=True)
+class Products:
+    """Inner products over rows r of ``a[i, a_rows[r]]`` and ``b[j, b_rows[r]] - b[j, last[r]]``.
 
-        Parameters
-        ----------
-        similarity : Tensor, shape (units, units)
-            Contiguous, changed in place, of the dtype of `a` and `b`.
-        a_rows, b_rows, last : Tensor, shape (r,), optional
-            int64 rows; all of them in order, and nothing subtracted, by default.
+    Attributes
+    ----------
+    entry : Unfolded
+        Holds `a` and `b`.
+    a_rows, b_rows, last : Tensor, shape (r,), optional
+        int64 rows; all of them in order, and nothing subtracted, by default.
+    """
 
-        Notes
-        -----
-        O(units^2 x r x block). On the CPU rows are gathered while the product packs its operands,
-        and the result does not depend on the number of threads.
-        """
-        if similarity.device.type == "cpu":
-            rows = self.a.shape[1] if a_rows is None else len(a_rows)
-            _core.add_products(
-                self.a.data_ptr(),
-                self.a.stride(),
-                self.b.data_ptr(),
-                self.b.stride(),
-                rows,
-                self.a.shape[2],
-                None if a_rows is None else a_rows.numpy(),
-                None if b_rows is None else b_rows.contiguous().numpy(),
-                None if last is None else last.numpy(),
-                similarity.numpy(),
-                _core.best_instruction_set,
-                torch.get_num_threads(),
+    entry: Unfolded
+    a_rows: Tensor | None = None
+    b_rows: Tensor | None = None
+    last: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of products to one element of the similarity matrix."""
+        rows = self.b_rows if self.a_rows is None else self.a_rows
+        return self.entry.size if rows is None else len(rows) * self.entry.a.shape[2]
+
+
+def new_similarity(entry: Unfolded) -> Tensor:
+    """Return zeros of shape (units, units).
+
+    On the CPU without torch's worker threads: they spin for milliseconds after each large
+    operation, in the way of the threads of `add_products`.
+    """
+    if entry.a.device.type == "cpu":
+        return torch.from_numpy(np.zeros((entry.units, entry.units), entry.a.numpy().dtype))
+    return entry.a.new_zeros(entry.units, entry.units)
+
+
+def add_products(similarity: Tensor, products: Sequence[Products]) -> None:
+    """Add the inner products of unit i of A and unit j of B to ``similarity[i, j]``.
+
+    Parameters
+    ----------
+    similarity : Tensor, shape (units, units)
+        Contiguous, changed in place, of the dtype of the weights.
+    products : sequence of Products
+        Their entries have `units` units.
+
+    Notes
+    -----
+    O(units^2 x r x block) for each. On the CPU rows are gathered while the product packs its
+    operands, and the result does not depend on the number of threads.
+    """
+    if similarity.device.type == "cpu":
+        # Contiguous copies must live until the call returns.
+        held = [[_contiguous(rows) for rows in (p.a_rows, p.b_rows, p.last)] for p in products]
+        sums = []
+        for p, index in zip(products, held, strict=True):
+            a, b = p.entry.a, p.entry.b
+            length = a.shape[1] if p.a_rows is None else len(p.a_rows)
+            a_rows, b_rows, last = (_address(rows) for rows in index)
+            sums.append(
+                (
+                    a.data_ptr(),
+                    a.stride(),
+                    b.data_ptr(),
+                    b.stride(),
+                    length,
+                    a.shape[2],
+                    a_rows,
+                    b_rows,
+                    last,
+                )
             )
-            return
-        a = self.a if a_rows is None else self.a.index_select(1, a_rows)
-        b = self.b if b_rows is None else self.b.index_select(1, b_rows)
-        if last is not None:
-            b = b - self.b.index_select(1, last)
+        _core.add_products(
+            sums, similarity.numpy(), _core.best_instruction_set, torch.get_num_threads()
+        )
+        return
+    for p in products:
+        a = p.entry.a if p.a_rows is None else p.entry.a.index_select(1, p.a_rows)
+        b = p.entry.b if p.b_rows is None else p.entry.b.index_select(1, p.b_rows)
+        if p.last is not None:
+            b = b - p.entry.b.index_select(1, p.last)
         similarity.addmm_(a.flatten(1), b.flatten(1).T)
+
+
+def _contiguous(index: Tensor | None) -> Tensor | None:
+    return None if index is None else index.contiguous()
+
+
+def _address(index: Tensor | None) -> int:
+    return 0 if index is None else index.data_ptr()
 
 
 def places_of(spec: PermutationSpec, tensors: Sequence[str]) -> tuple[Place, ...]:
@@ -252,15 +293,15 @@ def row_inner_products(pairings: Sequence[Pairing]) -> list[Tensor]:
     compiled = []
     held: list[Tensor | None] = []
     for p in pairings:
-        rows, columns = (i if i is None else i.contiguous() for i in (p.rows, p.columns))
+        rows, columns = (_contiguous(index) for index in (p.rows, p.columns))
         held += [rows, columns]
         n, m = len(p.a), p.a.shape[1] if p.a.ndim > 1 else 1
         compiled.append(
             (
                 p.a.data_ptr(),
                 p.b.data_ptr(),
-                0 if rows is None else rows.data_ptr(),
-                0 if columns is None else columns.data_ptr(),
+                _address(rows),
+                _address(columns),
                 n,
                 m,
                 p.a.numel() // max(n * m, 1),

@@ -11,13 +11,19 @@ from torch import Tensor
 from lmc_fast.assignment import Assignment, solve_assignment
 from lmc_fast.matching.families import weight_pieces
 from lmc_fast.matching.objective import WeightProblem, weight_objective
-from lmc_fast.matching.places import row_index
+from lmc_fast.matching.places import Products, add_products, new_similarity, row_index
 from lmc_fast.matching.structured import families_of, moved_by, solve_structured
 from lmc_fast.permutation import Permutation
 from lmc_fast.progress import progress_bar
 
 MAX_CYCLES = 64
 """Cycles of a refused step that are tried one by one, longest gain first."""
+
+START_OVER = 0.1
+"""A similarity matrix of which no larger share of the products is unchanged is summed afresh.
+
+Taking the old products off packs one operand twice, and leaves their rounding behind.
+"""
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,8 @@ class _GroupState(_State):
     def _refresh(self, permutation: Permutation) -> Tensor:
         """Multiply the rows that moved since the last call into the similarity matrix."""
         if self.similarity is None:
-            self.similarity = self.entries[0].new_similarity()
+            self.similarity = new_similarity(self.entries[0])
+        products = []
         for i, entry in enumerate(self.entries):
             sources = tuple(permutation[m] for m in entry.movers)
             if i in self.sources and all(
@@ -178,15 +185,20 @@ class _GroupState(_State):
             rows = row_index(self.problem.spec, entry.place, permutation)
             last = self.rows.get(i)
             if rows is None or last is None:
-                entry.add_products(self.similarity, b_rows=rows)
+                products.append(Products(entry, b_rows=rows))
             else:
                 moved = torch.ne(rows, last).nonzero().squeeze(1)
                 if len(moved) < len(rows):
                     a_rows, b_rows, last = moved, rows[moved], last[moved]
                 else:
                     a_rows, b_rows = None, rows
-                entry.add_products(self.similarity, a_rows=a_rows, b_rows=b_rows, last=last)
+                products.append(Products(entry, a_rows, b_rows, last))
             self.sources[i], self.rows[i] = sources, rows
+        multiplied = sum(p.size for p in products)
+        if multiplied > (1 - START_OVER) * sum(entry.size for entry in self.entries):
+            self.similarity = new_similarity(self.entries[0])
+            products = [Products(e, b_rows=self.rows[i]) for i, e in enumerate(self.entries)]
+        add_products(self.similarity, products)
         return self.similarity
 
     def _step_quadratic(self, permutation: Permutation, target: Tensor, gains: Tensor) -> bool:
