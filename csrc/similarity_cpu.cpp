@@ -192,15 +192,43 @@ LMC_INLINE void multiply(const T *a, const T *b, std::int64_t count, T *similari
   }
 }
 
+// Asks for what a span takes of one unit, so that packing finds it near.
+template <class T>
+LMC_INLINE void fetch(const UnitRows<T> &source, const std::int64_t *index, const Span &span,
+                      std::int64_t unit) {
+  constexpr auto numbers = line / static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t count = span.k_end - span.k;
+  const T *const first = source.data + unit * source.unit_stride + span.k * source.block_stride;
+  if (index == nullptr && source.row_stride == count) {
+    const T *const from = first + span.row * source.row_stride;
+    for (std::int64_t k = 0; k < span.size(); k += numbers) {
+      __builtin_prefetch(from + k, 0, 2);
+    }
+    return;
+  }
+  for (std::int64_t row = span.row; row < span.row_end; ++row) {
+    const T *const from = first + source_row(index, row) * source.row_stride;
+    __builtin_prefetch(from, 0, 2);
+    if (count > 1) {
+      __builtin_prefetch(from + (count - 1) * source.block_stride, 0, 2);
+    }
+  }
+}
+
+// Fetches for the span after it, if any, while it multiplies.
 template <class T, class Shape>
-LMC_INLINE void add_span(const ProductSum<T> &sum, const Span &span, const Rectangle &part,
-                         T *packed_a, T *packed_b, T *similarity, std::int64_t stride) {
+LMC_INLINE void add_span(const ProductSum<T> &sum, const Span &span, const Span &next,
+                         const Rectangle &part, T *packed_a, T *packed_b, T *similarity,
+                         std::int64_t stride) {
   constexpr int rows = Shape::rows;
   constexpr int columns = Shape::columns;
   const std::int64_t count = span.size();
   const std::int64_t panel_a = panel_size(count, rows);
   const std::int64_t panel_b = panel_size(count, columns);
   const std::int64_t width = part.column_end - part.column;
+  const std::int64_t all_rows = part.row_end - part.row;
+  const std::int64_t tiles = (all_rows + rows - 1) / rows * ((width + columns - 1) / columns);
+  std::int64_t tile = 0;
   pack<T, columns, Shape::wide>(sum.b, sum.rows_b, sum.block, span, part.column, width, packed_b);
   if (sum.rows_last != nullptr) {
     // The buffer of A is free until its first panel.
@@ -217,7 +245,13 @@ LMC_INLINE void add_span(const ProductSum<T> &sum, const Span &span, const Recta
     const std::int64_t height = std::min(block_units, part.row_end - block);
     pack<T, rows, Shape::wide>(sum.a, sum.rows_a, sum.block, span, block, height, packed_a);
     for (std::int64_t j = 0; j < width; j += columns) {
-      for (std::int64_t i = 0; i < height; i += rows) {
+      for (std::int64_t i = 0; i < height; i += rows, ++tile) {
+        for (std::int64_t u = tile * width / tiles; u < (tile + 1) * width / tiles; ++u) {
+          fetch(sum.b, sum.rows_b, next, part.column + u);
+        }
+        for (std::int64_t u = tile * all_rows / tiles; u < (tile + 1) * all_rows / tiles; ++u) {
+          fetch(sum.a, sum.rows_a, next, part.row + u);
+        }
         multiply<T, Shape>(packed_a + i / rows * panel_a, packed_b + j / columns * panel_b, count,
                            similarity + (block + i) * stride + part.column + j, stride,
                            std::min<std::int64_t>(rows, height - i),
@@ -227,20 +261,25 @@ LMC_INLINE void add_span(const ProductSum<T> &sum, const Span &span, const Recta
   }
 }
 
+// The span that begins there, empty at the end of the sum.
+template <class T> Span span_at(const ProductSum<T> &sum, std::int64_t row, std::int64_t k) {
+  const std::int64_t whole_rows = std::max<std::int64_t>(1, depth / sum.block);
+  return {row, std::min(row + whole_rows, sum.rows), k, std::min(k + depth, sum.block)};
+}
+
 // Every span of the sum in one rectangle of the matrix. The packed buffers are as in
 // `add_products`.
 template <class T, class Shape>
 LMC_INLINE void add_rectangle(const ProductSum<T> &sum, const Rectangle &part, T *packed_a,
                               T *packed_b, T *similarity, std::int64_t stride) {
-  const std::int64_t whole_rows = std::max<std::int64_t>(1, depth / sum.block);
   for (std::int64_t j = part.column; j < part.column_end; j += block_columns) {
     const Rectangle strip{part.row, part.row_end, j, std::min(j + block_columns, part.column_end)};
-    for (std::int64_t row = 0; row < sum.rows; row += whole_rows) {
-      for (std::int64_t k = 0; k < sum.block; k += depth) {
-        const Span span{row, std::min(row + whole_rows, sum.rows), k,
-                        std::min(k + depth, sum.block)};
-        add_span<T, Shape>(sum, span, strip, packed_a, packed_b, similarity, stride);
-      }
+    Span span = span_at(sum, 0, 0);
+    while (span.size() > 0) {
+      const Span next = span.k_end < sum.block ? span_at(sum, span.row, span.k_end)
+                                               : span_at(sum, span.row_end, 0);
+      add_span<T, Shape>(sum, span, next, strip, packed_a, packed_b, similarity, stride);
+      span = next;
     }
   }
 }
