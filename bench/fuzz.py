@@ -72,7 +72,7 @@ def check(rng: np.random.Generator, cost: Matrix, maximize: bool) -> str | None:
         except ValueError:
             return None
         return "SciPy finds it infeasible"
-    result = solve_assignment(cost, maximize=maximize)
+    result = solve_assignment(cost, maximize=maximize, regrets=True)
     expected = math.fsum(cost[rows, cols].astype(np.float64))
     scale = float(np.abs(cost[rows, cols]).max(initial=0.0)) * len(rows)
     if abs(result.objective - expected) > 1e-12 * scale:
@@ -91,6 +91,26 @@ def check(rng: np.random.Generator, cost: Matrix, maximize: bool) -> str | None:
     for path, answer in again.items():
         if answer.gap != 0.0 or not np.array_equal(answer.cols, result.cols):
             return f"another answer by {path}"
+    return wrong_regret(rng, cost, maximize, result)
+
+
+def wrong_regret(
+    rng: np.random.Generator, cost: Matrix, maximize: bool, result: Assignment
+) -> str | None:
+    """Solve once more without the pair of a random row."""
+    row = rng.choice(np.flatnonzero(result.cols >= 0))
+    without = cost.copy()
+    without[row, result.cols[row]] = -math.inf if maximize else math.inf
+    try:
+        loss = abs(result.objective - solve_assignment(without, maximize=maximize).objective)
+    except ValueError:
+        loss = math.inf
+    chosen = cost[result.cols >= 0, result.cols[result.cols >= 0]]
+    tolerance = (
+        1e-12 * float(np.abs(chosen).max()) * len(chosen) + 4 * len(chosen) * result.moved_by
+    )
+    if loss != result.regrets[row] and not abs(loss - result.regrets[row]) <= tolerance:
+        return f"regret {result.regrets[row]} of row {row}, without its column the loss is {loss}"
     return None
 
 

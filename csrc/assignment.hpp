@@ -28,10 +28,11 @@ struct AssignmentOptions {
 
 // Where the answer goes; everything but cols may be null.
 struct AssignmentOutput {
-  std::int64_t *cols; // (rows,), -1 for a row without partner
-  double *u;          // (rows,)
-  double *v;          // (cols,)
-  double *margins;    // (rows,)
+  std::int64_t *cols;        // (rows,), -1 for a row without partner
+  double *u = nullptr;       // (rows,)
+  double *v = nullptr;       // (cols,)
+  double *margins = nullptr; // (rows,)
+  double *regrets = nullptr; // (rows,), of an optimum only
 };
 
 struct AssignmentReport {

@@ -9,6 +9,7 @@
 #include "assignment_grid.hpp"
 #include "assignment_lists.hpp"
 #include "assignment_rank_one.hpp"
+#include "assignment_regrets.hpp"
 #include "assignment_solver.hpp"
 #include "assignment_survey.hpp"
 #include "assignment_ties.hpp"
@@ -105,6 +106,7 @@ public:
       clear(output_.u, cost_.rows, 0.0);
       clear(output_.v, cost_.cols, 0.0);
       clear(output_.margins, cost_.rows, infinity);
+      clear(output_.regrets, cost_.rows, infinity);
       return report_;
     }
     return cost_.float64 ? run_typed<double>() : run_typed<float>();
@@ -182,7 +184,7 @@ private:
     const SolverResult result = solve_dense(matrix, values, classes, matching,
                                             solver_options(matrix, findings), interrupt_, work_);
     drop_dummies(matrix.rows, matrix.cols, matching);
-    return settle(result, matching, matrix.grid,
+    return settle(result, matching, matrix, classes,
                   [&] { return certify(values, matching, wanted()); });
   }
 
@@ -192,7 +194,7 @@ private:
     const SolverResult result =
         solve_lists(matrix, classes, matching, solver_options(matrix, findings), interrupt_, work_);
     drop_dummies(matrix.rows, matrix.cols, matching);
-    return settle(result, matching, matrix.grid, [&] {
+    return settle(result, matching, matrix, classes, [&] {
       return certify(matrix, matching, wanted(), options_.threads, interrupt_);
     });
   }
@@ -228,9 +230,10 @@ private:
     return matching;
   }
 
-  template <class Certify>
-  bool settle(SolverResult result, const Matching &matching, const Grid &grid,
-              const Certify &make_certificate) {
+  template <class T, class Certify>
+  bool settle(SolverResult result, const Matching &matching, const RowMatrix<T> &matrix,
+              const Classes &classes, const Certify &make_certificate) {
+    const Grid &grid = matrix.grid;
     if (result != SolverResult::ok) {
       report_.status = result == SolverResult::infeasible ? AssignmentStatus::infeasible
                                                           : AssignmentStatus::interrupted;
@@ -244,12 +247,14 @@ private:
     report_.gap = grid.restore(certificate.gap);
     report_.moved = certificate.moved;
     report_.moved_by = grid.restore(certificate.moved_by);
-    finish(problem_.cost.rows > problem_.cost.cols, matching, certificate, grid);
+    finish(matrix, classes, matching, certificate);
     return true;
   }
 
-  void finish(bool tall, const Matching &matching, const Certificate &certificate,
-              const Grid &grid) {
+  template <class T>
+  void finish(const RowMatrix<T> &matrix, const Classes &classes, const Matching &matching,
+              const Certificate &certificate) {
+    const bool tall = matrix.rows > matrix.cols;
     const std::vector<double> &dual = tall ? certificate.u : matching.price;
     const double zero = tall ? -certificate.floor : certificate.floor;
     std::vector<char> spare(tall ? matching.col_of.size() : matching.row_of.size());
@@ -265,13 +270,28 @@ private:
       canonical_optimum(problem_.flipped ? transposed : tight,
                         problem_.flipped ? tight : transposed, spare, prefer, cols, interrupt_);
     }
+    if (output_.regrets) {
+      write_regrets(matrix, classes, matching, certificate, cols);
+    }
     if (interrupt_.stopped()) {
       report_.status = AssignmentStatus::interrupted;
       return;
     }
     std::copy(cols.begin(), cols.end(), output_.cols);
     report_.objective = objective_of(cost_, cols.data());
-    write_duals(matching, certificate, grid);
+    write_duals(matching, certificate, matrix.grid);
+  }
+
+  // Of the rows that some optimum places elsewhere, the regret is zero.
+  template <class T>
+  void write_regrets(const RowMatrix<T> &matrix, const Classes &classes, const Matching &matching,
+                     const Certificate &certificate, const std::vector<std::int64_t> &cols) {
+    const std::vector<std::int64_t> &found = problem_.flipped ? matching.row_of : matching.col_of;
+    const std::vector<double> values = regrets(matrix, classes, matching, certificate,
+                                               problem_.flipped, options_.threads, interrupt_);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      output_.regrets[i] = cols[i] == found[i] ? matrix.grid.restore(values[i]) : 0.0;
+    }
   }
 
   void write_duals(const Matching &matching, const Certificate &certificate, const Grid &grid) {

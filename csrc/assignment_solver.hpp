@@ -1,8 +1,10 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <mutex>
 #include <vector>
 
 #include "assignment_grid.hpp"
@@ -29,9 +31,35 @@ public:
   bool stopped() const { return stopped_; }
 
 private:
+  friend class Workers;
+
   const std::function<bool()> &callback_;
   std::int64_t work_ = 0;
   bool stopped_ = false;
+};
+
+// Lets several threads poll one interrupt: each has its own count of work.
+class Workers {
+public:
+  explicit Workers(Interrupt &interrupt) : shared_(interrupt) {}
+
+  // body(k, poll) for every k of [begin, end), until the caller wants to stop.
+  template <class Body> void run(std::int64_t begin, std::int64_t end, const Body &body) {
+    Interrupt own(shared_.callback_);
+    own.stopped_ = stop_;
+    for (std::int64_t k = begin; k < end && !own.stopped(); ++k) {
+      body(k, own);
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    shared_(own.work_);
+    shared_.stopped_ = shared_.stopped_ || own.stopped_;
+    stop_ = shared_.stopped_;
+  }
+
+private:
+  Interrupt &shared_;
+  std::mutex mutex_;
+  std::atomic<bool> stop_{false};
 };
 
 // A matrix read in place, row by row: sign * data on the grid is to be maximised.

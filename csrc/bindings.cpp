@@ -80,7 +80,7 @@ nb::tuple solve_assignments(std::uintptr_t address, bool float64, std::int64_t b
                             const Optional<const double> &initial_v, double max_gap, int threads,
                             const Array<std::int64_t> &cols_out, const Array<double> &reports,
                             const Optional<double> &u, const Optional<double> &v,
-                            const Optional<double> &margins) {
+                            const Optional<double> &margins, const Optional<double> &regrets) {
   const std::int64_t width = float64 ? 8 : 4;
   SignalPoll poll;
   std::atomic<std::int64_t> failed{batch};
@@ -106,7 +106,8 @@ nb::tuple solve_assignments(std::uintptr_t address, bool float64, std::int64_t b
         options.initial_u = part(initial_u, b, rows);
         options.initial_v = part(initial_v, b, cols);
         const lmc::AssignmentOutput output{cols_out.data() + b * rows, part(u, b, rows),
-                                           part(v, b, cols), part(margins, b, rows)};
+                                           part(v, b, cols), part(margins, b, rows),
+                                           part(regrets, b, rows)};
         lmc::AssignmentReport &result = results[static_cast<std::size_t>(b)];
         result = lmc::solve_assignment(cost, options, output);
         write_report(result, reports.data() + b * report_fields);
@@ -157,7 +158,7 @@ bool solve_matrix(const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::devic
   {
     const nb::gil_scoped_release release;
     status = lmc::solve_assignment({matrix.data(), float64, rows, cols, cols, 1}, options,
-                                   {cols_out.data(), nullptr, nullptr, nullptr})
+                                   {.cols = cols_out.data()})
                  .status;
   }
   if (PyErr_Occurred()) {
@@ -301,7 +302,7 @@ NB_MODULE(_core, m) {
         nb::arg("prefer").none(), nb::arg("initial_u").none(), nb::arg("initial_v").none(),
         nb::arg("max_gap"), nb::arg("threads"), nb::arg("cols_out").noconvert(),
         nb::arg("reports").noconvert(), nb::arg("u").none(), nb::arg("v").none(),
-        nb::arg("margins").none());
+        nb::arg("margins").none(), nb::arg("regrets").none());
   m.def("solve_matrix", &solve_matrix, nb::arg("matrix").noconvert(), nb::arg("maximize"),
         nb::arg("threads"), nb::arg("cols_out").noconvert());
   bind_cuda(m);

@@ -169,6 +169,67 @@ def test_scaling_by_powers_of_two_changes_nothing():
         assert result.gap == 0.0
 
 
+def least_total(cost):
+    try:
+        rows, cols = scipy.optimize.linear_sum_assignment(cost)
+    except ValueError:
+        return INF
+    return math.fsum(cost[rows, cols])
+
+
+def regret(cost, row, col):
+    """By how much the total rises if the row may not have the column, or must have one (-1)."""
+    if col >= 0:
+        forbidden = cost.copy()
+        forbidden[row, col] = INF
+        return least_total(forbidden) - least_total(cost)
+    others = np.delete(cost, row, 0)
+    choices = range(cost.shape[1])
+    totals = [cost[row, j] + least_total(np.delete(others, j, 1)) for j in choices]
+    return min(totals) - least_total(cost)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_regrets_against_solving_without_the_pair(kind):
+    rng = np.random.default_rng(18)
+    for trial in range(24):
+        shape = rng.integers(1, 11, 2) if trial % 3 else (trial // 3 + 1,) * 2
+        cost = np.asarray(random_matrix(rng, kind, *shape), order="CF"[trial % 2])
+        try:
+            result = solve_assignment(cost, regrets=True)
+        except ValueError:  # infeasible
+            continue
+        expected = [regret(cost.astype(np.float64), i, j) for i, j in enumerate(result.cols)]
+        np.testing.assert_allclose(result.regrets, expected, rtol=1e-12, atol=1e-13)
+        if shape[0] <= shape[1]:
+            assert (result.margins <= result.regrets).all()
+
+
+@pytest.mark.parametrize("shape", [(330, 330), (300, 345), (345, 300)])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_regrets_beyond_the_lists(kind, shape):
+    rng = np.random.default_rng(19)
+    cost = random_matrix(rng, kind, *shape)
+    result = solve_assignment(cost, regrets=True)
+    for row in rng.choice(shape[0], 4, replace=False):
+        col = result.cols[row]
+        forbidden = cost.astype(np.float64)
+        bonus = 0.0
+        if col >= 0:
+            forbidden[row, col] = INF
+        else:  # worth so much that the row gets a partner
+            bonus = 1024.0
+            forbidden[row] -= bonus
+        other = least_total(forbidden) + bonus - result.objective
+        assert result.regrets[row] == pytest.approx(other, rel=1e-9, abs=1e-10)
+
+
+def test_regrets_come_with_optima_only():
+    assert solve_assignment(np.eye(3)).regrets is None
+    with pytest.raises(ValueError, match="max_gap=0"):
+        solve_assignment(np.eye(3), max_gap=0.1, regrets=True)
+
+
 def test_margins_are_second_choices_under_the_duals():
     cost = np.random.default_rng(4).random((12, 15)).astype(np.float32)
     result = solve_assignment(cost)
@@ -447,11 +508,11 @@ def test_same_answer_for_any_thread_count():
         results = []
         for count in (1, 2, 4):
             torch.set_num_threads(count)
-            results.append(solve_assignment(cost))
+            results.append(solve_assignment(cost, regrets=True))
     finally:
         torch.set_num_threads(threads)
     for result in results[1:]:
-        for field in ("cols", "u", "v", "margins"):
+        for field in ("cols", "u", "v", "margins", "regrets"):
             assert (getattr(result, field) == getattr(results[0], field)).all()
 
 

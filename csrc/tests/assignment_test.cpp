@@ -17,7 +17,7 @@ namespace {
 struct Answer {
   lmc::AssignmentReport report;
   std::vector<std::int64_t> cols;
-  std::vector<double> u, v, margins;
+  std::vector<double> u, v, margins, regrets;
 };
 
 template <class T> std::vector<T> random_matrix(std::mt19937 &random, std::int64_t size, int kind) {
@@ -43,13 +43,16 @@ Answer solve(const std::vector<T> &values, std::int64_t rows, std::int64_t cols,
                 std::vector<std::int64_t>(static_cast<std::size_t>(rows)),
                 std::vector<double>(static_cast<std::size_t>(rows)),
                 std::vector<double>(static_cast<std::size_t>(cols)),
+                std::vector<double>(static_cast<std::size_t>(rows)),
                 std::vector<double>(static_cast<std::size_t>(rows))};
   lmc::AssignmentOptions options;
   options.threads = threads;
   const lmc::CostMatrix cost{values.data(), sizeof(T) == 8,       rows,
                              cols,          by_column ? 1 : cols, by_column ? rows : 1};
   answer.report = lmc::solve_assignment(
-      cost, options, {answer.cols.data(), answer.u.data(), answer.v.data(), answer.margins.data()});
+      cost, options,
+      {answer.cols.data(), answer.u.data(), answer.v.data(), answer.margins.data(),
+       answer.regrets.data()});
   return answer;
 }
 
@@ -66,7 +69,8 @@ template <class T> bool check(unsigned seed) {
     return kind == 3 && four.report.status == one.report.status;
   }
   return one.report.status == lmc::AssignmentStatus::ok && one.report.gap == 0 &&
-         one.cols == four.cols && one.u == four.u && one.v == four.v;
+         one.cols == four.cols && one.u == four.u && one.v == four.v &&
+         one.regrets == four.regrets;
 }
 
 } // namespace

@@ -23,6 +23,7 @@ def solve_assignments(
     u: NDArray[np.float64] | None,
     v: NDArray[np.float64] | None,
     margins: NDArray[np.float64] | None,
+    regrets: NDArray[np.float64] | None,
 ) -> tuple[int, int, int, int]: ...
 def solve_matrix(
     matrix: NDArray[np.float32] | NDArray[np.float64],
