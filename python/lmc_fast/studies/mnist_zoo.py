@@ -15,6 +15,7 @@ from lmc_fast.studies.nets_and_pairs import (
     aligned_to,
     all_pairs,
     eps,
+    losses_by_width,
     mlp_spec,
     pairs_of,
     population,
@@ -66,12 +67,13 @@ def zoo(context: Context, width: int, data: Dataset) -> list[State]:
 def _run(context: Context) -> Result:
     data = dataset(context)
     widths = context.choose(quick=[4, 16], default=[2, 4, 8, 16, 32, 64], full=list(PUBLISHED))
-    rows, details = [], {}
+    rows: dict[int, list[Row]] = {}
+    details = {}
     mean_eps: dict[str, dict[int, float]] = {"unaligned": {}, "aligned": {}}
     for width in widths:
         states = zoo(context, width, data)
         found = scores(net(width), states, data)
-        rows += [
+        rows[width] = [
             Row(f"w={width} {quantity}", float(v.mean()), published, standard_error(v))
             for quantity, published, v in zip(QUANTITIES, PUBLISHED[width], found.T, strict=True)
         ]
@@ -86,7 +88,7 @@ def _run(context: Context) -> Result:
                 )
             )
             mean_eps[name][width] = float(pairs.mean())
-            rows.append(
+            rows[width].append(
                 Row(f"w={width} {name} eps", mean_eps[name][width], spread=standard_error(pairs))
             )
             details[str(width)][name] = pairs.tolist()
@@ -101,19 +103,7 @@ def _run(context: Context) -> Result:
     ]
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    step = len(rows) // len(widths)
-    trend(
-        widths,
-        {name: [row.ours for row in rows[i::step]] for i, name in enumerate(QUANTITIES[:2])},
-        published={
-            name: [PUBLISHED[w][i] for w in widths] for i, name in enumerate(QUANTITIES[:2])
-        },
-        xlabel="width",
-        ylabel="loss",
-        log_x=True,
-        linear_below=1e-3,
-        ax=left,
-    )
+    losses_by_width(rows, ax=left)
     trend(
         widths,
         {name: list(by_width.values()) for name, by_width in mean_eps.items()},
@@ -124,7 +114,7 @@ def _run(context: Context) -> Result:
         ax=right,
     )
     return Result(
-        rows,
+        [row for of_width in rows.values() for row in of_width],
         checks,
         {
             "recipe": "AdamW, lr 0.1 OneCycle, batch 256",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from matplotlib.figure import Figure
 
-from lmc_fast.charts import trend
 from lmc_fast.studies import moons
-from lmc_fast.studies.nets_and_pairs import QUANTITIES, scores
+from lmc_fast.studies.nets_and_pairs import QUANTITIES, losses_by_width, scores
 from lmc_fast.studies.study import Check, Context, Result, Row, Study
 
 PUBLISHED = {
@@ -29,12 +28,10 @@ def _draws(context: Context, width: int) -> int:
 
 
 def _run(context: Context) -> Result:
-    rows: list[Row] = []
+    rows: dict[int, list[Row]] = {}
     details: dict[str, list[list[float]]] = {}
     off: dict[str, dict[int, float]] = {quantity: {} for quantity in QUANTITIES}
     deviations: dict[str, float] = {}
-    means: dict[str, list[float]] = {quantity: [] for quantity in QUANTITIES}
-    spreads: dict[str, list[float]] = {quantity: [] for quantity in QUANTITIES}
     for width in moons.widths(context):
         net = moons.net(width)
         found = torch.stack(
@@ -45,13 +42,12 @@ def _run(context: Context) -> Result:
         )
         per_draw = found.mean(1)
         details[str(width)] = per_draw.tolist()
+        rows[width] = []
         for quantity, published, values in zip(
             QUANTITIES, PUBLISHED[width], per_draw.T, strict=True
         ):
             mean, spread = float(values.mean()), float(values.std())
-            rows.append(Row(f"w={width} {quantity}", mean, published, spread))
-            means[quantity].append(mean)
-            spreads[quantity].append(spread)
+            rows[width].append(Row(f"w={width} {quantity}", mean, published, spread))
             if width >= 8:
                 off[quantity][width] = mean - published
                 if quantity in QUANTITIES[:2]:
@@ -75,28 +71,15 @@ def _run(context: Context) -> Result:
             f"farthest {deviations[farthest]:+.1f} standard deviations, {farthest}",
         )
     )
-    shown = moons.widths(context)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    trend(
-        shown,
-        {quantity: means[quantity] for quantity in QUANTITIES[:2]},
-        errors={quantity: spreads[quantity] for quantity in QUANTITIES[:2]},
-        published={
-            quantity: [PUBLISHED[w][i] for w in shown] for i, quantity in enumerate(QUANTITIES[:2])
-        },
-        xlabel="width",
-        ylabel="loss",
-        log_x=True,
-        linear_below=1e-3,
-        ax=figure.add_subplot(),
-    )
+    losses_by_width(rows, ax=figure.add_subplot())
     return Result(
-        rows,
+        [row for of_width in rows.values() for row in of_width],
         checks,
         moons.SETTINGS
         | {
             "networks": context.choose(quick=6, default=50),
-            "draws of the data": {w: _draws(context, w) for w in shown},
+            "draws of the data": {w: _draws(context, w) for w in rows},
             "spread": "standard deviation over the draws",
         },
         {"mean scores of each draw": details},

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from lmc_fast import BarrierMatrix, PermutationSpec, barrier_matrix, match
+from lmc_fast.charts import trend
 from lmc_fast.datasets import Dataset
 from lmc_fast.matching import Matching
 from lmc_fast.nets import MLP
 from lmc_fast.recipe import Recipe
-from lmc_fast.studies.study import Context
+from lmc_fast.studies.study import Context, Row
 from lmc_fast.training import evaluate, train_population
 
 State = dict[str, Tensor]
@@ -71,6 +73,25 @@ def scores(model: nn.Module, states: Sequence[State], data: Dataset) -> Tensor:
         test_loss, test_error = evaluate(net, data.test_x, data.test_y)
         found.append((train_loss, test_loss, 1 - train_error, 1 - test_error))
     return torch.tensor(found, dtype=torch.float64)
+
+
+def losses_by_width(found: Mapping[int, Sequence[Row]], *, ax: Axes) -> None:
+    """Draw both losses of a zoo, with spreads, beside the published ones.
+
+    `found` has by width one row for each of the `QUANTITIES`, in that order, and perhaps others.
+    """
+    losses = list(enumerate(QUANTITIES[:2]))
+    trend(
+        list(found),
+        {name: [rows[i].ours for rows in found.values()] for i, name in losses},
+        errors={name: [rows[i].spread or 0.0 for rows in found.values()] for i, name in losses},
+        published={name: [rows[i].published for rows in found.values()] for i, name in losses},
+        xlabel="width",
+        ylabel="loss",
+        log_x=True,
+        linear_below=1e-3,
+        ax=ax,
+    )
 
 
 def aligned_to(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from lmc_fast.plots import barrier_heatmap
+from lmc_fast import BarrierMatrix
+from lmc_fast.charts import trend
 from lmc_fast.recipe import Recipe
 from lmc_fast.studies import mnist_zoo
 from lmc_fast.studies.moons import SOURCE
@@ -19,6 +21,13 @@ from lmc_fast.studies.nets_and_pairs import (
 )
 from lmc_fast.studies.study import Check, Context, Result, Row, Study
 from lmc_fast.training import train
+
+
+def _range_over_pairs(matrix: BarrierMatrix) -> tuple[list[float], list[float], list[float]]:
+    """Return the least, median and largest loss over all pairs at every alpha."""
+    curves = matrix.loss[np.triu_indices(len(matrix.loss), 1)]
+    least, median, largest = np.quantile(curves, (0.0, 0.5, 1.0), axis=0).tolist()
+    return least, median, largest
 
 
 def _run(context: Context) -> Result:
@@ -93,10 +102,20 @@ def _run(context: Context) -> Result:
             "samples": eps(within).tolist(),
             "independent": eps(between).tolist(),
         }
-        barrier_heatmap(within, kind="max", method=None, limit=float(outside.mean()), ax=ax)
-        ax.set_title(f"w={width}: between samples, colours up to the independent mean", fontsize=8)
-        ax.set_xlabel("epoch of the sample")
-        ax.set_ylabel("epoch of the sample")
+        ranges = {
+            "samples of one run": _range_over_pairs(within),
+            "independent networks": _range_over_pairs(between),
+        }
+        trend(
+            list(within.alphas),
+            {label: middle for label, (_, middle, _) in ranges.items()},
+            bands={label: (low, high) for label, (low, _, high) in ranges.items()},
+            xlabel=r"$\alpha$ between two networks",
+            ylabel="test loss, median and range over pairs",
+            linear_below=0.01,
+            ax=ax,
+        )
+        ax.set_title(f"w={width}", fontsize="medium")
     return Result(
         rows,
         checks,
