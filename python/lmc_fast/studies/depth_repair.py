@@ -156,7 +156,7 @@ def _midpoint(context: Context, architecture: Architecture, number: int) -> dict
 
 def _run(context: Context) -> Result:
     depths = context.choose(quick=[1, 5], default=[1, 5, 10], full=[1, 5, 10, 20])
-    pairs = context.choose(quick=1, default=3)
+    pairs = context.choose(quick=1, default=2)
     rows: list[Row] = []
     accuracies: dict[str, list[dict[str, float]]] = {}
     mean: dict[str, dict[str, float]] = {}

@@ -119,7 +119,7 @@ def _run(context: Context) -> Result:
     figure = Figure(figsize=(11, 8), layout="constrained")
     panels = figure.subplots(2, 2).flat
     mixed_barriers = {
-        f"{order}, {k} early layers": [layers[order][str(epoch)][k] for epoch in epochs]
+        f"{order}, early layers: {k}": [layers[order][str(epoch)][k] for epoch in epochs]
         for order in layers
         for k in range(1, len(groups))
     }
