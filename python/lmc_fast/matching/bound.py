@@ -49,6 +49,7 @@ def objective_bound(problem: WeightProblem) -> float:
     total = 0.0
     exact: dict[str, list[Unfolded]] = {}
     by_norm: list[Tensor] = []
+    vectors: list[tuple[Tensor, Tensor]] = []
     for name, a in problem.a.items():
         place = chosen.get(name)
         if place is None:
@@ -56,11 +57,11 @@ def objective_bound(problem: WeightProblem) -> float:
         elif place.movers:
             by_norm += [place.a.contiguous(), place.b.contiguous()]
         elif a.ndim == 1:
-            total += _paired(a.double(), problem.b[name].double())
+            vectors.append((a.double(), problem.b[name].double()))
         else:
             exact.setdefault(place.place.group, []).append(place)
     norms = _norms(by_norm)
-    total += sum(_paired(a, b) for a, b in zip(norms[::2], norms[1::2], strict=True))
+    total += _paired([*vectors, *zip(norms[::2], norms[1::2], strict=True)])
     for known in exact.values():
         doubled = [replace(e, a=e.a.double(), b=e.b.double()) for e in known]
         similarity = new_similarity(doubled[0])
@@ -72,8 +73,16 @@ def objective_bound(problem: WeightProblem) -> float:
     return total
 
 
-def _paired(a: Tensor, b: Tensor) -> float:
-    return torch.dot(a.sort().values, b.sort().values).item()
+def _paired(vectors: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Sum the largest inner product of a and any permutation of b, over pairs ``(a, b)``."""
+    by_size: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for pair in vectors:
+        by_size.setdefault(len(pair[0]), []).append(pair)
+    total = 0.0
+    for pairs in by_size.values():
+        a, b = (torch.stack(side).sort().values for side in zip(*pairs, strict=True))
+        total += (a * b).sum().item()
+    return total
 
 
 def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
