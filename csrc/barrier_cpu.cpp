@@ -69,7 +69,8 @@ LMC_INLINE const float *row_of(const MixedLayer &layer, std::int64_t network, st
   return layer.rows + layer.unit_rows[network * layer.hidden + unit] * layer.samples;
 }
 
-// values[units][stride]: the activations of consecutive units for `count` consecutive samples.
+} // namespace
+
 LMC_CLONES void activate(const MixedLayer &layer, std::int64_t point, std::int64_t first_unit,
                          std::int64_t units, std::int64_t sample, std::int64_t count,
                          bool with_relu, float *values, std::int64_t stride) {
@@ -106,6 +107,8 @@ LMC_CLONES void activate(const MixedLayer &layer, std::int64_t point, std::int64
     }
   }
 }
+
+namespace {
 
 LMC_CLONES void accumulate_outputs(const float *weight, std::int64_t outputs, std::int64_t stride,
                                    const float *active, std::int64_t units, std::int64_t count,

@@ -16,6 +16,12 @@ struct MixedLayer {
   const float *scale, *shift;    // [points][hidden], or null: affine map of the sums
 };
 
+// values[units][stride]: scale sum_j share_j rows_j + shift at one point, and its ReLU if `relu`,
+// of consecutive units for `count` consecutive samples.
+void activate(const MixedLayer &layer, std::int64_t point, std::int64_t first_unit,
+              std::int64_t units, std::int64_t sample, std::int64_t count, bool relu, float *values,
+              std::int64_t stride);
+
 // out[points][hidden][samples] = scale sum_j share_j rows_j + shift, and its ReLU if `relu`.
 void mixed_units(const MixedLayer &layer, bool relu, float *out, int threads);
 

@@ -21,7 +21,9 @@
 #include "cross_entropy_cpu.hpp"
 #include "cuda_driver.hpp"
 #include "inner_products_cpu.hpp"
+#include "instruction_set.hpp"
 #include "parallel.hpp"
+#include "relu_network_cpu.hpp"
 #include "similarity_cpu.hpp"
 #include "version.hpp"
 
@@ -229,6 +231,51 @@ void mixed_relu_linear(const Array<const float> &rows, const Array<const std::in
                          static_cast<std::int64_t>(out.shape(1) * out.shape(2)), threads);
 }
 
+// Weights of every network (outputs, inputs), biases of every network or none, scale and shift.
+using MixedLinear = std::tuple<std::vector<Array<const float>>, std::vector<Array<const float>>,
+                               Optional<const float>, Optional<const float>>;
+
+std::vector<lmc::MixedLinear> mixed_linears(const std::vector<MixedLinear> &layers) {
+  std::vector<lmc::MixedLinear> found;
+  for (const auto &[weights, biases, scale, shift] : layers) {
+    lmc::MixedLinear layer{static_cast<std::int64_t>(weights.front().shape(1)),
+                           static_cast<std::int64_t>(weights.front().shape(0)),
+                           {},
+                           {},
+                           scale ? scale->data() : nullptr,
+                           shift ? shift->data() : nullptr};
+    for (const auto &weight : weights) {
+      layer.weights.push_back(weight.data());
+    }
+    for (const auto &bias : biases) {
+      layer.biases.push_back(bias.data());
+    }
+    found.push_back(std::move(layer));
+  }
+  return found;
+}
+
+void mixed_relu_network(const Array<const float> &rows, const Array<const std::int64_t> &unit_rows,
+                        const Array<const std::int64_t> &networks, const Array<const float> &shares,
+                        const Optional<const float> &scale, const Optional<const float> &shift,
+                        const std::vector<MixedLinear> &layers, const Array<float> &out,
+                        int instruction_set, int threads) {
+  SignalPoll poll;
+  {
+    const std::vector<lmc::MixedLinear> linears = mixed_linears(layers);
+    const nb::gil_scoped_release release;
+    // The network's outputs are the last rows of each point.
+    const std::size_t skipped = out.shape(1) - static_cast<std::size_t>(linears.back().outputs);
+    lmc::mixed_relu_network(mixed_layer(rows, unit_rows, networks, shares, scale, shift), linears,
+                            out.data() + skipped * out.shape(2),
+                            static_cast<std::int64_t>(out.shape(1) * out.shape(2)), instruction_set,
+                            threads, [&poll] { return poll(); });
+  }
+  if (PyErr_Occurred()) {
+    throw nb::python_error();
+  }
+}
+
 // logits (points, classes, examples), labels (examples), loss and wrong (points, examples),
 // sums (points, 2).
 void cross_entropy(const Array<const float> &logits, const Array<const std::int32_t> &labels,
@@ -323,5 +370,11 @@ NB_MODULE(_core, m) {
         nb::arg("unit_rows").noconvert(), nb::arg("networks").noconvert(),
         nb::arg("shares").noconvert(), nb::arg("scale").none(), nb::arg("shift").none(),
         nb::arg("weight").noconvert(), nb::arg("bias").noconvert(), nb::arg("out").noconvert(),
+        nb::arg("threads"));
+  m.def("relu_network_bytes", &lmc::relu_network_bytes, nb::arg("units"));
+  m.def("mixed_relu_network", &mixed_relu_network, nb::arg("rows").noconvert(),
+        nb::arg("unit_rows").noconvert(), nb::arg("networks").noconvert(),
+        nb::arg("shares").noconvert(), nb::arg("scale").none(), nb::arg("shift").none(),
+        nb::arg("layers"), nb::arg("out").noconvert(), nb::arg("instruction_set"),
         nb::arg("threads"));
 }

@@ -6,13 +6,13 @@
 #include <type_traits>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define LMC_X86
-#include <immintrin.h>
-#endif
-
+#include "instruction_set.hpp"
 #include "parallel.hpp"
 #include "simd.hpp"
+
+#if defined(LMC_X86)
+#include <immintrin.h>
+#endif
 
 namespace lmc {
 
@@ -331,17 +331,6 @@ template <class T> T *workspace(std::int64_t size) {
 }
 
 } // namespace
-
-int best_instruction_set() {
-#if defined(LMC_X86)
-  if (__builtin_cpu_supports("avx512f")) {
-    return 2;
-  }
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1 : 0;
-#else
-  return 0;
-#endif
-}
 
 template <class T>
 void add_products(const std::vector<ProductSum<T>> &sums, std::int64_t units, T *similarity,

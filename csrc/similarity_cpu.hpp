@@ -31,12 +31,6 @@ template <class T> struct ProductSum {
   const std::int64_t *rows_last;
 };
 
-// Instruction sets of the product kernel, from the baseline up.
-inline constexpr int instruction_sets = 3;
-
-// The best instruction set this processor runs, counted from 0.
-int best_instruction_set();
-
 // Adds every sum to element (i, j) of a (units, units) row-major matrix. An element is summed in
 // one order whatever the number of threads; instruction sets differ in rounding.
 template <class T>

@@ -79,6 +79,26 @@ def mixed_relu_linear(
     out: NDArray[np.float32],
     threads: int,
 ) -> None: ...
+def relu_network_bytes(units: list[int]) -> int: ...
+def mixed_relu_network(
+    rows: NDArray[np.float32],
+    unit_rows: NDArray[np.int64],
+    networks: NDArray[np.int64],
+    shares: NDArray[np.float32],
+    scale: NDArray[np.float32] | None,
+    shift: NDArray[np.float32] | None,
+    layers: list[
+        tuple[
+            list[NDArray[np.float32]],
+            list[NDArray[np.float32]],
+            NDArray[np.float32] | None,
+            NDArray[np.float32] | None,
+        ]
+    ],
+    out: NDArray[np.float32],
+    instruction_set: int,
+    threads: int,
+) -> None: ...
 
 best_instruction_set: int
 

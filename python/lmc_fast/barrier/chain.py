@@ -85,6 +85,11 @@ class Chain:
         return position
 
 
+def is_relu(step: Step) -> bool:
+    """Return whether a step is the ReLU of every unit."""
+    return isinstance(step, UnitwiseStep) and step.is_relu
+
+
 def chain_of(model: nn.Module) -> Chain | None:
     """Return the model as a chain, or None where it is none that can be recognised.
 

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import lmc_fast._core as _core
-from lmc_fast.barrier.chain import BatchNormStep, Chain, LinearStep, UnitwiseStep
+from lmc_fast.barrier.chain import BatchNormStep, Chain, LinearStep, is_relu
 from lmc_fast.barrier.mixing import Mixer
 from lmc_fast.barrier.points import StateDict
 
 _PARALLEL_SIZE = 1 << 15
 """Elements from which torch's own operations run in parallel."""
 
-_Floats: TypeAlias = NDArray[np.float32]
-_Indices: TypeAlias = NDArray[np.int64]
-_Terms: TypeAlias = tuple[_Floats, _Indices, _Indices, _Floats, _Floats | None, _Floats | None]
+Floats: TypeAlias = NDArray[np.float32]
+Indices: TypeAlias = NDArray[np.int64]
+Terms: TypeAlias = tuple[Floats, Indices, Indices, Floats, Floats | None, Floats | None]
 
 
 class FirstLayer:
@@ -36,6 +36,8 @@ class FirstLayer:
         What the rows of one example take, and what `mixed` takes besides its result.
     next_step
         The position of the first step of the chain that `mixed` leaves undone.
+    compiled
+        Whether compiled kernels serve the layer: float32 on the processor.
     feeds_head
         Whether `through_head` serves: the next step is the chain's last linear layer.
     """
@@ -48,16 +50,15 @@ class FirstLayer:
         self._layers, self._unit_rows = _distinct_units(layers)
         self.rows = sum(len(bias) for _, bias in self._layers)
         like = layers[0][0]
-        self._compiled = like.dtype == torch.float32 and like.device.type == "cpu"
+        self.compiled = like.dtype == torch.float32 and like.device.type == "cpu"
         self._apart = self.rows == self._unit_rows.numel() and mixer.index.shape[1] <= 2
-        by_network = 0 if self._compiled else self._unit_rows.numel()
+        by_network = 0 if self.compiled else self._unit_rows.numel()
         self.bytes_per_example = (self.rows + by_network) * like.element_size()
         self.next_step = chain.after_affine(0)
-        following = chain.steps[self.next_step]
-        self._relu = isinstance(following, UnitwiseStep) and following.is_relu
+        self._relu = is_relu(chain.steps[self.next_step])
         self.next_step += self._relu
         self.feeds_head = (
-            self._compiled
+            self.compiled
             and self._relu
             and isinstance(chain.steps[self.next_step], LinearStep)
             and len(chain.linears) == 2
@@ -82,9 +83,9 @@ class FirstLayer:
             ):
                 torch.lerp(networks[ends[0]], networks[ends[-1]], share, out=point)
             return self._activated(out, part)
-        if self._compiled:
+        if self.compiled:
             _core.mixed_units(
-                *self._terms(rows, part), self._relu, out.numpy(), torch.get_num_threads()
+                *self.terms(rows, part), self._relu, out.numpy(), torch.get_num_threads()
             )
             return out
         by_network = rows[self._unit_rows.to(rows.device)]
@@ -101,7 +102,7 @@ class FirstLayer:
     ) -> Tensor:
         """Write the next linear layer's outputs into the last rows of ``out`` (points, rows, N)."""
         _core.mixed_relu_linear(
-            *self._terms(rows, part),
+            *self.terms(rows, part),
             weight.contiguous().numpy(),
             bias.contiguous().numpy(),
             out.numpy(),
@@ -109,7 +110,8 @@ class FirstLayer:
         )
         return out
 
-    def _terms(self, rows: Tensor, part: slice) -> _Terms:
+    def terms(self, rows: Tensor, part: slice) -> Terms:
+        """Return what tells a compiled kernel the layer's activations at some points."""
         affine = affine_after(self._mixer, self._chain, 0, part)
         scale, shift = (None, None) if affine is None else affine
         return (

@@ -23,6 +23,7 @@ from lmc_fast.barrier.chain import (
     Step,
     UnitwiseStep,
     chain_of,
+    is_relu,
 )
 from lmc_fast.barrier.first_layer import FirstLayer, affine_after, batch_norm_affine, linear_at
 from lmc_fast.barrier.forward import agree, call_with
@@ -31,6 +32,7 @@ from lmc_fast.barrier.memory import too_little_memory
 from lmc_fast.barrier.mixing import Mixer
 from lmc_fast.barrier.normalise import Correction
 from lmc_fast.barrier.points import Points, StateDict
+from lmc_fast.barrier.relu_network import relu_network
 from lmc_fast.data import Batch
 
 _CACHED_BYTES = 10 << 20
@@ -77,17 +79,20 @@ class LayeredEvaluator:
         self._outputs_shape = (widths[-1] + chain.prepends_zero, chain.prepends_zero)
         # A step that is no ReLU takes room beside the two layers' activations.
         extra = any(not isinstance(s, LinearStep) and not _in_place(s) for s in chain.steps)
-        self._hidden = 0 if self._first.feeds_head else max(widths[:-1]) * (2 + 2 * extra)
+        self._network = relu_network(self._first, self._mixer, chain, max_memory // 2)
+        fused = self._first.feeds_head or self._network is not None
+        self._hidden = 0 if fused else max(widths[:-1]) * (2 + 2 * extra)
         self._example_bytes = self._hidden * size + self._outputs_shape[0] * (
             size * (1 if chain.tail is None else 3) + loss.bytes_per_output(self._like)
         )
         # A layer's weights are mixed beside temporaries of the same size.
         sizes = [shape.numel() * size for shape in shapes[1:]]
-        self._weight_bytes = max(sizes) * 3
-        kept = self._count * sum(sizes)
+        self._weight_bytes = 0 if self._network else max(sizes) * 3
+        kept = 0 if self._network else self._count * sum(sizes)
         self._keep_weights = kept <= max_memory // 4
         self.group_bytes = max_memory // 16
         used = self._mixer.stack_bytes + 2 * self.group_bytes + kept * self._keep_weights
+        used += self._network.bytes if self._network else 0
         # What Python and libraries hold besides counts too.
         self._room = max_memory * 15 // 16 - used
         self.group_examples = _GROUP_EXAMPLES if loss.stacked else 1
@@ -174,7 +179,10 @@ class LayeredEvaluator:
         if outputs.shape != self._zeroed:
             outputs[:, : self._outputs_shape[1]] = 0
             self._zeroed = outputs.shape
-        if self._first.feeds_head:
+        if self._network is not None:
+            self._network.evaluate(rows, part, outputs)
+            position = len(steps)
+        elif self._first.feeds_head:
             self._first.through_head(rows, part, *self._linear(position, part), outputs)
             position += 1
         else:
@@ -250,7 +258,7 @@ class LayeredEvaluator:
 
 
 def _in_place(step: Step) -> bool:
-    return isinstance(step, BatchNormStep) or (isinstance(step, UnitwiseStep) and step.is_relu)
+    return isinstance(step, BatchNormStep) or is_relu(step)
 
 
 def layered_evaluator(
