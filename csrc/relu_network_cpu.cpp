@@ -241,6 +241,15 @@ LMC_INLINE void add_block(const Activations &z, std::int64_t block, const float 
       }
     }
     const float *const values = z.values + row * z.stride + block * depth;
+    // The next tile's numbers, which hardware does not foresee.
+    for (int r = rows; r < 2 * rows; ++r) {
+      for (int v = 0; v < VECTORS; v += line / (4 * Shape::lanes)) {
+        __builtin_prefetch(to + (row + r) * z.stride + v * Shape::lanes, 1);
+      }
+      for (std::int64_t i = 0; i < depth; i += line / 4) {
+        __builtin_prefetch(values + r * z.stride + i);
+      }
+    }
     while (active != 0) {
       const int k = std::countr_zero(active);
       active &= active - 1;
