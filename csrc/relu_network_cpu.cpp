@@ -439,6 +439,9 @@ std::int64_t relu_network_bytes(const std::vector<std::int64_t> &units) {
 bool mixed_relu_network(const MixedLayer &first, const std::vector<MixedLinear> &layers, float *out,
                         std::int64_t out_stride, int instruction_set, int threads,
                         const std::function<bool()> &interrupted) {
+  if (first.points == 0 || first.samples == 0) {
+    return true;
+  }
   const std::int64_t parts = std::max((first.samples + task_samples - 1) / task_samples,
                                       (4 * threads + first.points - 1) / first.points);
   const std::int64_t step = rounded_up((first.samples + parts - 1) / parts, most_rows);

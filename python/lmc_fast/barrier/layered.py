@@ -141,7 +141,8 @@ class LayeredEvaluator:
         """Return how many examples and points to treat at a time."""
         rows, each = self._first.bytes_per_example, self._example_bytes
         room = self._room - self._weight_bytes
-        examples = max(1, min(batch, room // (rows + each)))
+        # The first layer's rows take half at most: the rest serves many points at a time.
+        examples = max(1, min(batch, room // (2 * rows + each)))
         if self._hidden:
             examples = min(examples, max(1, _CACHED_BYTES // (2 * each)))
         # Equal blocks: a short one at the end would run below its best.
