@@ -47,6 +47,11 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._bytes = 0
         self._tensors: dict[int, int] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Else torch imports its compiler at the first operation, which takes a second.
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,
