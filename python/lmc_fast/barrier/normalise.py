@@ -82,8 +82,8 @@ def calibrate(
     Layers that are linear in the weights have theirs in closed form, from one pass for each
     network (see `lmc_fast.barrier.closed_form`). For the others, where the activations of the set
     fit into ``max_memory`` bytes each point takes one forward pass over it; else one truncated
-    pass per normalised layer, in blocks of examples, with the same result up to rounding. The
-    inputs of the set are kept in memory meanwhile.
+    pass per normalised layer, in blocks of examples, with the same result up to rounding: L layers
+    cost about L / 2 passes. The inputs of the set are kept in memory meanwhile.
 
     Raises
     ------

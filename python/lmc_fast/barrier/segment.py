@@ -65,7 +65,10 @@ def barrier(
         a model with BatchNorm statistics it is ``keep``, with a warning.
     calibration
         The data that ``reset`` and ``repair`` take their statistics from, and that the softmax
-        temperatures are fitted on; ``data`` by default.
+        temperatures are fitted on; ``data`` by default. One pass over it for each alpha settles
+        all layers where the activations of the whole set fit into ``max_memory``. Beyond that it
+        takes a truncated pass for each of the L normalised layers, about L / 2 whole passes: give
+        more memory, or fewer examples, where that is too slow.
     calibrate_temperature
         Also find the softmax temperature with the lowest loss at each point, on ``calibration``,
         and the loss that ``data`` has with it. On one set for both the calibrated loss is the
