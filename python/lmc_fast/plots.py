@@ -76,7 +76,7 @@ def barrier_curves(
 
 
 def match_quality(matching: Matching, *, ax: Axes | None = None) -> Axes:
-    """Draw each group's mean similarity by position and as matched, with margin and gap beside."""
+    """Draw each group's mean similarity by position and as matched, with regret and gap beside."""
     groups = matching.statistics
     ax = new_axes(6.0, 1.2 + 0.45 * len(groups)) if ax is None else ax
     rows = range(len(groups))
@@ -93,7 +93,7 @@ def match_quality(matching: Matching, *, ax: Axes | None = None) -> Axes:
         ax.text(
             right * 1.03,
             row,
-            f"margin {group.margin:.2g}\ngap {group.gap:.2g}",
+            f"regret {group.regret:.2g}\ngap {group.gap:.2g}",
             va="center",
             fontsize="x-small",
         )

@@ -118,9 +118,15 @@ def _corner_values(grid: PlaneGrid) -> list[float]:
 def _matching(matching: Matching) -> list[str]:
     objective = f"Objective {matching.objective:.6g}, at most {matching.bound:.6g}"
     ended = "converged" if matching.converged else "stopped"
-    head = ["group", "units", "by position", "matched", "margin", "gap"]
+    head = ["group", "units", "by position", "matched", "regret", "undetermined", "gap"]
     rows = [
-        [name, str(g.size), *map(_number, (g.identity, g.matched, g.margin, g.gap))]
+        [
+            name,
+            str(g.size),
+            *map(_number, (g.identity, g.matched, g.regret)),
+            str(g.undetermined),
+            _number(g.gap),
+        ]
         for name, g in matching.statistics.items()
     ]
     proof = html.escape(matching.proof)

@@ -20,7 +20,7 @@ from lmc_fast.matching.activations import (
 )
 from lmc_fast.matching.bound import objective_bound
 from lmc_fast.matching.inputs import SpecLike, check_alike, resolve_spec, tensors_in_objective
-from lmc_fast.matching.objective import arrange
+from lmc_fast.matching.objective import WeightProblem, arrange
 from lmc_fast.matching.quality import (
     group_statistics,
     inner_statistics,
@@ -28,7 +28,7 @@ from lmc_fast.matching.quality import (
 )
 from lmc_fast.matching.result import Matching
 from lmc_fast.matching.structured import value_of
-from lmc_fast.matching.weights import descend
+from lmc_fast.matching.weights import WeightRun, descend
 from lmc_fast.permutation import (
     Permutation,
     check_permutation,
@@ -186,22 +186,12 @@ def _by_weights(
     bound = objective_bound(problem)
     suspects = [n for n in counted if n not in problem.a] if math.isfinite(bound) else counted
     _check_finite(suspects, state_a, state_b)
-    runs = []
-    for restart in range(options.restarts):
-        initial = start
-        if restart:
-            drawn = random_permutation(spec, generator=options.generator)
-            initial = {name: index.to(start[name].device) for name, index in drawn.items()}
-        runs.append(
-            descend(
-                problem,
-                initial,
-                generator=options.generator,
-                max_sweeps=options.max_sweeps,
-                progress=options.progress,
-            )
-        )
-    best = max(runs, key=lambda run: run.objective)
+    runs = _runs(problem, start, options)
+    best = next(runs)
+    objectives = [best.objective]
+    for run in runs:
+        objectives.append(run.objective)
+        best = run if run.objective > best.objective else best
     return Matching(
         permutation=best.permutation,
         objective=best.objective,
@@ -213,13 +203,36 @@ def _by_weights(
         method="weights",
         metric="inner",
         statistics={
-            name: group_statistics(spec, name, assignment, best.identity[name], best.matched[name])
+            name: group_statistics(
+                spec,
+                name,
+                assignment,
+                best.similarity[name],
+                best.identity[name],
+                best.matched[name],
+            )
             for name, assignment in best.assignments.items()
         }
         | inner_statistics_of_weights(problem, best.permutation),
-        restarts=tuple(run.objective for run in runs),
+        restarts=tuple(objectives),
         proof=proof,
     )
+
+
+def _runs(problem: WeightProblem, start: Permutation, options: _RunOptions) -> Iterator[WeightRun]:
+    """Descend from `start`, then from random permutations; one run at a time is kept."""
+    for restart in range(options.restarts):
+        initial = start
+        if restart:
+            drawn = random_permutation(problem.spec, generator=options.generator)
+            initial = {name: index.to(start[name].device) for name, index in drawn.items()}
+        yield descend(
+            problem,
+            initial,
+            generator=options.generator,
+            max_sweeps=options.max_sweeps,
+            progress=options.progress,
+        )
 
 
 def _check_finite(
@@ -254,6 +267,7 @@ def _by_activations(
             spec,
             name,
             assignment,
+            matrix,
             matrix.diagonal().double().mean().item(),
             assignment.objective / len(matrix),
             measured.dead_a[name],
@@ -271,6 +285,7 @@ def _by_activations(
             spec,
             outer,
             found.outer,
+            found.similarity,
             found.identity,
             found.matched,
             measured.dead_a[outer],

@@ -20,7 +20,7 @@ from lmc_fast.permutation import (
 )
 from lmc_fast.spec import PermutationSpec
 
-FORMAT = "lmc_fast.matching.1"
+FORMAT = "lmc_fast.matching.2"
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
@@ -39,9 +39,12 @@ class GroupStatistics:
         Mean similarity of units paired by position, and as matched.
     gap : float
         Certified distance of the group's last assignment from its optimum; 0.0 is a proof.
-    margin : float
-        Median over units of how much the second-best choice loses under the duals: near 0 the
-        choice carries little information.
+    regret : float
+        Median over units of how much the group's similarity falls if the unit may not have its
+        partner and all others are chosen anew.
+    undetermined : int
+        Units with a regret of at most a tenth of what matching gains per unit over random pairs:
+        the data says little about their partners.
     dead_a, dead_b : int or None
         Units that are constant on the data (activation matching); for a group with others nested in
         it their units are counted.
@@ -51,7 +54,8 @@ class GroupStatistics:
     identity: float
     matched: float
     gap: float
-    margin: float
+    regret: float
+    undetermined: int
     dead_a: int | None = None
     dead_b: int | None = None
 
@@ -169,6 +173,6 @@ class Matching:
             dead = "" if s.dead_a is None else f"  dead {s.dead_a}/{s.dead_b}"
             lines.append(
                 f"  {name:<{width}}  {s.size:>6} units{per}  similarity {s.identity:.4g} -> "
-                f"{s.matched:.4g}  margin {s.margin:.2g}{dead}"
+                f"{s.matched:.4g}  regret {s.regret:.2g}  undetermined {s.undetermined}{dead}"
             )
         return "\n".join(lines)

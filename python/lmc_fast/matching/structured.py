@@ -46,6 +46,8 @@ class StructuredAssignment:
     ----------
     outer : Assignment
         Of the outer units, on the values of their inner assignments.
+    similarity : Tensor, shape (outer, outer)
+        These values.
     inner : dict[str, Tensor]
         For every inner group the chosen units, shape (outer, inner).
     identity, matched : float
@@ -53,6 +55,7 @@ class StructuredAssignment:
     """
 
     outer: Assignment
+    similarity: Tensor
     inner: dict[str, Tensor]
     identity: float
     matched: float
@@ -110,6 +113,7 @@ def solve_structured(
     rows = torch.arange(n, device=value.device)
     return StructuredAssignment(
         assignment,
+        value,
         {c: inner[c][rows, assignment.cols] for c in names},
         before.double().mean().item(),
         value[rows, assignment.cols].double().mean().item(),

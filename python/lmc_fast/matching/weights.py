@@ -43,6 +43,8 @@ class WeightRun:
         Whether the last sweep changed nothing.
     assignments : dict[str, Assignment]
         The last assignment of every group.
+    similarity : dict[str, Tensor]
+        What each of them maximised.
     identity, matched : dict[str, float]
         Mean similarity of units paired by position, and as matched, at the last assignment.
     """
@@ -52,6 +54,7 @@ class WeightRun:
     history: tuple[float, ...]
     converged: bool
     assignments: dict[str, Assignment]
+    similarity: dict[str, Tensor]
     identity: dict[str, float]
     matched: dict[str, float]
 
@@ -106,6 +109,7 @@ def descend(
         tuple(objective - sum(gains[sweep:]) for sweep in range(len(gains) + 1)),
         converged,
         {name: state.assignment for name, state in states.items() if state.assignment},
+        {name: s.similarity for name, s in states.items() if s.similarity is not None},
         {name: state.identity for name, state in states.items()},
         {name: state.matched for name, state in states.items()},
     )
@@ -121,6 +125,7 @@ class _State(ABC):
         self.movers = tuple(dict.fromkeys(m for u in self.entries for m in u.movers))
         self.tensors = tuple(dict.fromkeys(u.place.tensor for u in self.entries))
         self.assignment: Assignment | None = None
+        self.similarity: Tensor | None = None
         self.identity = 0.0
         self.matched = 0.0
         self.gain = 0.0
@@ -142,7 +147,6 @@ class _GroupState(_State):
         super().__init__(problem, group)
         self.sources: dict[int, tuple[Tensor, ...]] = {}
         self.rows: dict[int, Tensor | None] = {}
-        self.similarity: Tensor | None = None
 
     def step(self, permutation: Permutation) -> bool:
         similarity = self._refresh(permutation)
@@ -238,7 +242,8 @@ class _FamilyState(_State):
         places = [entry.place for entry in self.entries]
         pieces = weight_pieces(problem.spec, problem.a, problem.b, places, permutation)
         found = solve_structured(problem.spec.groups, self.group, pieces)
-        self.assignment, self.matched = found.outer, found.identity
+        self.assignment, self.similarity = found.outer, found.similarity
+        self.matched = found.identity
         self.identity = self.identity or found.identity
         candidate = {
             **permutation,
