@@ -90,7 +90,7 @@ protected:
     settle_class_rows();
     free_.insert(free_.end(), free_class_rows_.begin(), free_class_rows_.end());
     std::sort(free_.begin(), free_.end());
-    return true;
+    return !interrupt_.stopped();
   }
 
   double class_profit(std::int64_t j) const { return classes_.col_value[j] - matching_.price[j]; }
@@ -258,6 +258,9 @@ private:
     std::sort(free_.begin(), free_.end());
     free_.erase(std::unique(free_.begin(), free_.end()), free_.end());
     std::erase_if(free_, [this](std::int64_t i) {
+      if (interrupt_.stopped()) {
+        return false;
+      }
       const std::int64_t j = matching_.col_of[i];
       if (j >= 0 && self().profit(i, j) >= self().choose_best(i).best) {
         return true;

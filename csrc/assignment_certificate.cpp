@@ -1,7 +1,6 @@
 #include "assignment_certificate.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <mutex>
@@ -115,9 +114,10 @@ LMC_CLONES RowCheck check_row(const double *values, const double *price, double 
 // The margins of columns: price_j minus the best offer of any row but its own.
 template <class Entry>
 std::vector<double> column_margins(std::int64_t rows, std::int64_t cols, const Matching &matching,
-                                   const std::vector<double> &u, const Entry &entry) {
+                                   const std::vector<double> &u, const Entry &entry,
+                                   Interrupt &interrupt) {
   std::vector<double> offer(cols, -infinity);
-  for (std::int64_t i = 0; i < rows; ++i) {
+  for (std::int64_t i = 0; i < rows && !interrupt(2 * cols); ++i) {
     const std::int64_t own = matching.col_of[i];
     const double kept = own < 0 ? 0.0 : offer[own];
     for (std::int64_t j = 0; j < cols; ++j) {
@@ -137,7 +137,7 @@ std::vector<double> column_margins(std::int64_t rows, std::int64_t cols, const M
 // The gap and what follows from it, once u is known.
 template <class Entry>
 void conclude(std::int64_t rows, std::int64_t cols, const Matching &matching, Margins margins,
-              const Entry &entry, Certificate &result) {
+              const Entry &entry, Certificate &result, Interrupt &interrupt) {
   if (rows < cols) {
     result.floor = *std::min_element(matching.price.begin(), matching.price.begin() + cols);
   } else if (rows > cols) {
@@ -156,7 +156,7 @@ void conclude(std::int64_t rows, std::int64_t cols, const Matching &matching, Ma
     result.largest = std::max(result.largest, std::abs(matching.price[j]));
   }
   if (margins == Margins::of_columns) {
-    result.margins = column_margins(rows, cols, matching, result.u, entry);
+    result.margins = column_margins(rows, cols, matching, result.u, entry, interrupt);
   }
 }
 
@@ -172,31 +172,28 @@ Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, Margin
   std::mutex merge;
   const std::int64_t grain =
       std::max<std::int64_t>(64, (1 << 20) / std::max<std::int64_t>(matrix.cols, 1));
-  std::atomic<bool> stop{false};
+  Workers workers(interrupt);
   parallel_for(matrix.rows, grain, threads, [&](std::int64_t begin, std::int64_t end) {
     Certifier<T> certifier(matrix, matching, result);
-    for (std::int64_t i = begin; i < end && !stop; ++i) {
+    workers.run(begin, end, [&](std::int64_t i, Interrupt &poll) {
       certifier.row(i);
-      if (threads == 1 && interrupt(matrix.cols)) {
-        stop = true;
-      }
-    }
+      poll(2 * matrix.cols);
+    });
     const std::lock_guard<std::mutex> lock(merge);
     result.moved += certifier.moved().count;
     result.moved_by = std::max(result.moved_by, certifier.moved().by);
-    if (interrupt((end - begin) * matrix.cols)) {
-      stop = true;
-    }
   });
   if (!interrupt.stopped()) {
     conclude(
         matrix.rows, matrix.cols, matching, margins,
-        [&matrix](std::int64_t i, std::int64_t j) { return matrix.exact(i, j); }, result);
+        [&matrix](std::int64_t i, std::int64_t j) { return matrix.exact(i, j); }, result,
+        interrupt);
   }
   return result;
 }
 
-Certificate certify(const GridValues &values, const Matching &matching, Margins margins) {
+Certificate certify(const GridValues &values, const Matching &matching, Margins margins,
+                    Interrupt &interrupt) {
   Certificate result;
   result.u.resize(values.rows);
   result.margins.resize(values.rows);
@@ -205,7 +202,7 @@ Certificate certify(const GridValues &values, const Matching &matching, Margins 
   result.moved_by = values.moved_by;
   std::vector<double> price(values.stride);
   std::copy_n(matching.price.begin(), values.cols, price.begin());
-  for (std::int64_t i = 0; i < values.rows; ++i) {
+  for (std::int64_t i = 0; i < values.rows && !interrupt(values.cols); ++i) {
     const std::int64_t own = matching.col_of[i];
     const double profit = values.row(i)[own] - price[own];
     const RowCheck check = check_row(values.row(i), price.data(), profit, values.stride,
@@ -216,7 +213,7 @@ Certificate certify(const GridValues &values, const Matching &matching, Margins 
   }
   conclude(
       values.rows, values.cols, matching, margins,
-      [&values](std::int64_t i, std::int64_t j) { return values.row(i)[j]; }, result);
+      [&values](std::int64_t i, std::int64_t j) { return values.row(i)[j]; }, result, interrupt);
   return result;
 }
 

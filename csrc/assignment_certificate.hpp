@@ -31,6 +31,7 @@ Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, Margin
                     int threads, Interrupt &interrupt);
 
 // Reads the copy on the grid.
-Certificate certify(const GridValues &values, const Matching &matching, Margins margins);
+Certificate certify(const GridValues &values, const Matching &matching, Margins margins,
+                    Interrupt &interrupt);
 
 } // namespace lmc

@@ -46,10 +46,10 @@ double entry(const CostMatrix &cost, std::int64_t i, std::int64_t j) {
 }
 
 // The entries row after row, for a matrix that has them column after column.
-template <class T> std::vector<T> by_rows(const CostMatrix &cost) {
+template <class T> std::vector<T> by_rows(const CostMatrix &cost, Interrupt &interrupt) {
   std::vector<T> values(cost.rows * cost.cols);
   const auto *data = static_cast<const T *>(cost.data);
-  for (std::int64_t j = 0; j < cost.cols; ++j) {
+  for (std::int64_t j = 0; j < cost.cols && !interrupt(cost.rows); ++j) {
     for (std::int64_t i = 0; i < cost.rows; ++i) {
       values[i * cost.cols + j] = data[i * cost.row_stride + j * cost.col_stride];
     }
@@ -136,7 +136,8 @@ private:
     const bool flipped = dense && !square ? cost_.rows > cost_.cols : cost_.col_stride != 1;
     problem_ = orient(cost_, flipped, problem_.sign);
     const CostMatrix &cost = problem_.cost;
-    const std::vector<T> copy = cost.col_stride == 1 ? std::vector<T>() : by_rows<T>(cost);
+    const std::vector<T> copy =
+        cost.col_stride == 1 ? std::vector<T>() : by_rows<T>(cost, interrupt_);
     RowMatrix<T> matrix{copy.empty() ? static_cast<const T *>(cost.data) : copy.data(),
                         cost.rows,
                         cost.cols,
@@ -151,7 +152,7 @@ private:
     }
     largest_ = findings.largest;
     if (findings.poisoned) {
-      const Survey seen = survey(cost_, options_.maximize);
+      const Survey seen = survey(cost_, options_.maximize, interrupt_);
       largest_ = seen.largest;
       if (seen.bad_row >= 0) {
         report_.bad_row = seen.bad_row;
@@ -178,14 +179,14 @@ private:
 
   // False where the prices outgrew the grid.
   template <class T> bool attempt_dense(const RowMatrix<T> &matrix, const Findings<T> &findings) {
-    const GridValues values = values_on_grid(matrix);
+    const GridValues values = values_on_grid(matrix, interrupt_);
     const Classes classes = find_classes(matrix, findings);
     Matching matching = start(matrix, findings, classes, values.stride);
     const SolverResult result = solve_dense(matrix, values, classes, matching,
                                             solver_options(matrix, findings), interrupt_, work_);
     drop_dummies(matrix.rows, matrix.cols, matching);
     return settle(result, matching, matrix, classes,
-                  [&] { return certify(values, matching, wanted()); });
+                  [&] { return certify(values, matching, wanted(), interrupt_); });
   }
 
   template <class T> bool attempt_lists(const RowMatrix<T> &matrix, const Findings<T> &findings) {
@@ -215,7 +216,7 @@ private:
   // Nobody matched yet, and prices to start from; at least `room` places for them.
   template <class T>
   Matching start(const RowMatrix<T> &matrix, const Findings<T> &findings, const Classes &classes,
-                 std::int64_t room) const {
+                 std::int64_t room) {
     const std::int64_t order = std::max(matrix.rows, matrix.cols);
     Matching matching{std::vector<std::int64_t>(order, -1), std::vector<std::int64_t>(order, -1),
                       std::vector<double>(std::max(order, room))};
@@ -224,7 +225,7 @@ private:
         matching.price[j] = matrix.grid(
             std::clamp(problem_.sign * prices[j], -hint_limit * largest_, hint_limit * largest_));
       }
-    } else if (findings.poisoned || !rank_one_prices(matrix, matching.price)) {
+    } else if (findings.poisoned || !rank_one_prices(matrix, matching.price, interrupt_)) {
       start_prices(matrix, findings, classes, matching.price);
     }
     return matching;
@@ -240,6 +241,10 @@ private:
       return true;
     }
     const Certificate certificate = make_certificate();
+    if (interrupt_.stopped()) {
+      report_.status = AssignmentStatus::interrupted;
+      return true;
+    }
     report_.rows_read += problem_.cost.rows;
     if (certificate.largest >= std::ldexp(1.0, 51 - grid.bits)) {
       return false;
@@ -264,8 +269,8 @@ private:
     std::vector<std::int64_t> cols = problem_.flipped ? matching.row_of : matching.col_of;
     const std::int64_t *prefer = options_.keep ? options_.prefer : nullptr;
     // A search that stopped early has no optimum to choose among.
-    if (certificate.gap == 0 && !interrupt_.stopped()) {
-      const TightGraph transposed = certificate.tight.transposed();
+    if (certificate.gap == 0) {
+      const TightGraph transposed = certificate.tight.transposed(interrupt_);
       const TightGraph &tight = certificate.tight;
       canonical_optimum(problem_.flipped ? transposed : tight,
                         problem_.flipped ? tight : transposed, spare, prefer, cols, interrupt_);

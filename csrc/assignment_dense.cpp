@@ -114,6 +114,7 @@ private:
       return choose_best(i);
     }
     ++work_.rows_read;
+    interrupt_(n_);
     const TopTwo<T> top = top_two(matrix_.row(i), matrix_.sign, rounded_.data(), n_);
     return {matrix_.grid(static_cast<double>(top.best)),
             matrix_.grid(static_cast<double>(top.second)), top.index};
@@ -121,6 +122,7 @@ private:
 
   Choice choose_best(std::int64_t i) {
     ++work_.rows_read;
+    interrupt_(n_);
     const TopTwo<double> top = top_two(row(i), 1.0, matching_.price.data(), stride_);
     return {top.best, top.second, top.index};
   }
@@ -235,11 +237,11 @@ private:
 
 } // namespace
 
-template <class T> GridValues values_on_grid(const RowMatrix<T> &matrix) {
+template <class T> GridValues values_on_grid(const RowMatrix<T> &matrix, Interrupt &interrupt) {
   const std::int64_t stride = (matrix.cols + 7) / 8 * 8;
   GridValues result{matrix.rows, matrix.cols, stride,
                     std::make_unique_for_overwrite<double[]>(matrix.rows * stride)};
-  for (std::int64_t i = 0; i < matrix.rows; ++i) {
+  for (std::int64_t i = 0; i < matrix.rows && !interrupt(4 * matrix.cols); ++i) {
     double *out = result.values.get() + i * stride;
     fill_row(matrix.row(i), matrix.sign, matrix.grid, out, matrix.cols);
     std::fill(out + matrix.cols, out + stride, -infinity);
@@ -257,8 +259,8 @@ SolverResult solve_dense(const RowMatrix<T> &matrix, const GridValues &values,
   return DenseSolver<T>(matrix, values, classes, matching, interrupt, work).run(options);
 }
 
-template GridValues values_on_grid(const RowMatrix<float> &);
-template GridValues values_on_grid(const RowMatrix<double> &);
+template GridValues values_on_grid(const RowMatrix<float> &, Interrupt &);
+template GridValues values_on_grid(const RowMatrix<double> &, Interrupt &);
 template SolverResult solve_dense(const RowMatrix<float> &, const GridValues &, const Classes &,
                                   Matching &, const SolverOptions &, Interrupt &, SolverWork &);
 template SolverResult solve_dense(const RowMatrix<double> &, const GridValues &, const Classes &,

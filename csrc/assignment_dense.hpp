@@ -17,7 +17,7 @@ struct GridValues {
   double moved_by = 0;    // and how far
 };
 
-template <class T> GridValues values_on_grid(const RowMatrix<T> &matrix);
+template <class T> GridValues values_on_grid(const RowMatrix<T> &matrix, Interrupt &interrupt);
 
 // Auction and shortest augmenting paths (Jonker and Volgenant, Computing 38, 1987, 325-340) that
 // scan whole rows: rows <= cols, and small enough that a copy in double precision stays in cache.

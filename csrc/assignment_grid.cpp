@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "assignment_solver.hpp"
+
 namespace lmc {
 namespace {
 
@@ -33,13 +35,14 @@ void survey_line(const T *line, std::int64_t count, bool maximize, Survey &resul
   }
 }
 
-template <class T> Survey survey_typed(const CostMatrix &cost, bool maximize) {
+template <class T>
+Survey survey_typed(const CostMatrix &cost, bool maximize, Interrupt &interrupt) {
   Survey result;
   const bool by_row = cost.col_stride == 1;
   const std::int64_t lines = by_row ? cost.rows : cost.cols;
   const std::int64_t count = by_row ? cost.cols : cost.rows;
   const std::int64_t step = by_row ? cost.row_stride : cost.col_stride;
-  for (std::int64_t i = 0; i < lines; ++i) {
+  for (std::int64_t i = 0; i < lines && !interrupt(count); ++i) {
     std::int64_t bad = -1;
     survey_line(static_cast<const T *>(cost.data) + i * step, count, maximize, result, bad);
     const std::int64_t row = by_row ? i : bad;
@@ -72,8 +75,9 @@ Grid Grid::covering(double largest, int bits) {
 
 double Grid::restore(double x) const { return std::ldexp(x, exponent); }
 
-Survey survey(const CostMatrix &cost, bool maximize) {
-  return cost.float64 ? survey_typed<double>(cost, maximize) : survey_typed<float>(cost, maximize);
+Survey survey(const CostMatrix &cost, bool maximize, Interrupt &interrupt) {
+  return cost.float64 ? survey_typed<double>(cost, maximize, interrupt)
+                      : survey_typed<float>(cost, maximize, interrupt);
 }
 
 } // namespace lmc

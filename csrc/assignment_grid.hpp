@@ -31,6 +31,9 @@ struct Survey {
   std::int64_t bad_row = -1, bad_col = -1;
 };
 
-Survey survey(const CostMatrix &cost, bool maximize);
+class Interrupt;
+
+// Unfinished after an interrupt.
+Survey survey(const CostMatrix &cost, bool maximize, Interrupt &interrupt);
 
 } // namespace lmc

@@ -67,7 +67,7 @@ public:
   SolverResult run(const SolverOptions &options) {
     for (const std::int64_t i : rows_) {
       collect(i);
-      if (interrupt_(matrix_.cols)) {
+      if (interrupt_.stopped()) {
         return SolverResult::interrupted;
       }
     }
@@ -111,6 +111,7 @@ private:
   // Reads row i: its list becomes the best columns at the present prices.
   void collect(std::int64_t i) {
     ++work_.rows_read;
+    interrupt_(2 * matrix_.cols);
     const T *row = matrix_.row(i);
     scan_.read(row, matrix_.sign, rounded_.data());
     const double slack = margin();

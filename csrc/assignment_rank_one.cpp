@@ -99,7 +99,8 @@ std::vector<std::int64_t> ascending(const std::vector<double> &values) {
 
 } // namespace
 
-template <class T> bool rank_one_prices(const RowMatrix<T> &matrix, std::vector<double> &price) {
+template <class T>
+bool rank_one_prices(const RowMatrix<T> &matrix, std::vector<double> &price, Interrupt &interrupt) {
   const std::int64_t n = matrix.rows;
   // Squares must stay within the range of doubles.
   const bool suitable = n == matrix.cols && n >= 2 * sample && std::abs(matrix.grid.exponent) < 400;
@@ -127,7 +128,7 @@ template <class T> bool rank_one_prices(const RowMatrix<T> &matrix, std::vector<
   std::vector<double> x(n);
   std::vector<double> c(n, 0.0);
   double mean_x = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
+  for (std::int64_t i = 0; i < n && !interrupt(2 * n); ++i) {
     x[i] = add_row(matrix.row(i), matrix.sign, 1.0, y.data(), c.data(), n) / norm;
     mean_x += x[i] / static_cast<double>(n);
   }
@@ -144,7 +145,7 @@ template <class T> bool rank_one_prices(const RowMatrix<T> &matrix, std::vector<
   return true;
 }
 
-template bool rank_one_prices(const RowMatrix<float> &, std::vector<double> &);
-template bool rank_one_prices(const RowMatrix<double> &, std::vector<double> &);
+template bool rank_one_prices(const RowMatrix<float> &, std::vector<double> &, Interrupt &);
+template bool rank_one_prices(const RowMatrix<double> &, std::vector<double> &, Interrupt &);
 
 } // namespace lmc

@@ -10,6 +10,7 @@ namespace lmc {
 // sorted x to the sorted y is then nearly optimal (Machol and Wien, Management Science 22, 1976,
 // 1271-1275), with prices that rise along y at the slope of x. False, at little cost, where a
 // sample of the matrix does not look like that.
-template <class T> bool rank_one_prices(const RowMatrix<T> &matrix, std::vector<double> &price);
+template <class T>
+bool rank_one_prices(const RowMatrix<T> &matrix, std::vector<double> &price, Interrupt &interrupt);
 
 } // namespace lmc

@@ -217,6 +217,7 @@ private:
   }
 
   void expand_dummy_row(std::int64_t from) {
+    interrupt_(graph_.cols);
     for (std::int64_t j = 0; j < graph_.cols; ++j) {
       const bool fixed = (fixed_[j / 64] >> (j % 64)) & 1;
       if (spare_[j] && !fixed && !is_seen(j) && usable(dummy_row(), j)) {
@@ -310,10 +311,10 @@ void transpose_block(std::array<std::uint64_t, 64> &block) {
 
 } // namespace
 
-TightGraph TightGraph::transposed() const {
+TightGraph TightGraph::transposed(Interrupt &interrupt) const {
   TightGraph result(cols, rows);
   std::array<std::uint64_t, 64> block;
-  for (std::int64_t first = 0; first < rows; first += 64) {
+  for (std::int64_t first = 0; first < rows && !interrupt(64 * words); first += 64) {
     const std::int64_t height = std::min<std::int64_t>(64, rows - first);
     for (std::int64_t w = 0; w < words; ++w) {
       block.fill(0);

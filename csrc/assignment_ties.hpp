@@ -19,7 +19,7 @@ struct TightGraph {
   bool has(std::int64_t i, std::int64_t j) const {
     return (bits[i * words + j / 64] >> (j % 64)) & 1;
   }
-  TightGraph transposed() const;
+  TightGraph transposed(Interrupt &interrupt) const;
 
   std::int64_t rows, cols, words;
   std::vector<std::uint64_t> bits;

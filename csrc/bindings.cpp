@@ -125,8 +125,9 @@ nb::tuple solve_assignments(std::uintptr_t address, bool float64, std::int64_t b
     if (batch < 2 * threads) {
       solve(0, batch, threads);
     } else {
-      lmc::parallel_for(batch, grain, threads,
-                        [&](std::int64_t begin, std::int64_t end) { solve(begin, end, 1); });
+      lmc::parallel_for(
+          batch, grain, threads,
+          [&](std::int64_t begin, std::int64_t end) { solve(begin, end, 1); }, [&poll] { poll(); });
     }
   }
   if (PyErr_Occurred()) {

@@ -49,10 +49,9 @@ Answer solve(const std::vector<T> &values, std::int64_t rows, std::int64_t cols,
   options.threads = threads;
   const lmc::CostMatrix cost{values.data(), sizeof(T) == 8,       rows,
                              cols,          by_column ? 1 : cols, by_column ? rows : 1};
-  answer.report = lmc::solve_assignment(
-      cost, options,
-      {answer.cols.data(), answer.u.data(), answer.v.data(), answer.margins.data(),
-       answer.regrets.data()});
+  answer.report = lmc::solve_assignment(cost, options,
+                                        {answer.cols.data(), answer.u.data(), answer.v.data(),
+                                         answer.margins.data(), answer.regrets.data()});
   return answer;
 }
 
@@ -69,8 +68,7 @@ template <class T> bool check(unsigned seed) {
     return kind == 3 && four.report.status == one.report.status;
   }
   return one.report.status == lmc::AssignmentStatus::ok && one.report.gap == 0 &&
-         one.cols == four.cols && one.u == four.u && one.v == four.v &&
-         one.regrets == four.regrets;
+         one.cols == four.cols && one.u == four.u && one.v == four.v && one.regrets == four.regrets;
 }
 
 } // namespace
