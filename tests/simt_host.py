@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -26,7 +27,7 @@ def host_kernels(name):
         return compile_kernels(name, Path(folder))
 
 
-def compile_kernels(name, folder, *, replacements=(), defines=()):
+def compile_kernels(name, folder, *, replacements=()):
     """Build tests/simt/NAME.cpp into `folder`; `replacements` change the kernels' source first."""
     if COMPILER is None:
         pytest.skip("no C++ compiler")
@@ -40,16 +41,32 @@ def compile_kernels(name, folder, *, replacements=(), defines=()):
     for path, text in texts.items():
         (sources / path.name).write_text(text)
     library = folder / f"{name}.so"
-    command = [COMPILER, "-std=c++20", "-O1", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
+    prefix = Path(standard_headers().name) / "standard.hpp"
+    run_compiler(
+        *("-shared", "-Wno-unknown-pragmas", "-include", str(prefix)),
+        *(f"-I{sources}", f"-I{SIMT}", "-o", str(library), str(SIMT / f"{name}.cpp")),
+    )
+    return ctypes.CDLL(str(library))
+
+
+@cache
+def standard_headers():
+    """A folder with the standard headers of the shim, compiled once: most of a build's time."""
+    folder = tempfile.TemporaryDirectory()
+    prefix = Path(folder.name) / "standard.hpp"
+    lines = (SIMT / "simt.hpp").read_text().splitlines()
+    standard = [line for line in lines if re.fullmatch(r"#include <\w+(\.h)?>", line)]
+    prefix.write_text("\n".join(standard) + "\n")
+    run_compiler("-x", "c++-header", "-o", f"{prefix}.gch", str(prefix))
+    return folder
+
+
+def run_compiler(*arguments):
+    command = [COMPILER, "-std=c++20", "-O1", "-fPIC"]
     if os.environ.get("LMC_SIMT_SANITIZE"):
         command += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    command += [f"-D{define}" for define in defines]
-    command += [f"-I{sources}", f"-I{SIMT}", "-o", str(library)]
-    built = subprocess.run(
-        [*command, str(SIMT / f"{name}.cpp")], capture_output=True, text=True, check=False
-    )
+    built = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
-    return ctypes.CDLL(str(library))
 
 
 @dataclass

@@ -202,12 +202,12 @@ def test_kernels_can_be_captured_and_replayed():
     x, y = (t.to(DEVICE) for t in draw((4000, 40)))
     launch = launcher.launcher_for(DEVICE, "cross_correlation")
     warm = kernels.MomentBuffers.zeros(40, 40, DEVICE)
-    kernels.accumulate([(x, y, warm)], launcher=launch, first=True)
+    kernels.accumulate([kernels.Update(x, y, warm, first=True)], launcher=launch)
     held = kernels.MomentBuffers.zeros(40, 40, DEVICE)
     torch.cuda.synchronize(DEVICE)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kernels.accumulate([(x, y, held)], launcher=launch, first=True)
+        kernels.accumulate([kernels.Update(x, y, held, first=True)], launcher=launch)
     graph.replay()
     torch.cuda.synchronize(DEVICE)
     assert torch.equal(held.cross, warm.cross)
@@ -221,7 +221,7 @@ def test_running_out_of_memory_takes_smaller_pieces_and_leaks_nothing(monkeypatc
     allocate, refused = torch.empty, []
 
     def limited(size, **options):
-        if isinstance(size, int) and size > 1 << 20:
+        if isinstance(size, int) and size > 1 << 22:
             refused.append(size)
             raise torch.OutOfMemoryError("out of memory")
         return allocate(size, **options)

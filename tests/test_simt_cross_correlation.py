@@ -10,7 +10,7 @@ import torch
 from lmc_fast._cuda import cross_correlation as cuda
 from simt_host import HostLauncher, compile_kernels, host_kernels
 
-TOLERANCE = {"float32": 1e-6, "fast": 1e-3, "exact": 1e-14}
+TOLERANCE = {"float32": 1e-6, "fast": 1e-3, "exact": 2e-14}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_float32_mode_is_as_good_as_promised_on_ragged_shapes(library, shape_x, 
     x, y = data(shape_x, generator, kind), data(shape_y, generator, kind)
     y = y if x.shape != y.shape else 0.8 * x + 0.6 * y
     buffers = poisoned(x.shape[1], y.shape[1])
-    cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library), first=True)
+    cuda.accumulate([cuda.Update(x, y, buffers, first=True)], launcher=HostLauncher(library))
     assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
     assert buffers.status.item() == 0
 
@@ -91,18 +91,58 @@ def test_half_precision_input(library, dtype, shape):
     generator = torch.Generator().manual_seed(1)
     x, y = data(shape, generator).to(dtype), data(shape, generator).to(dtype)
     buffers = poisoned(shape[1], shape[1])
-    cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library), first=True)
+    cuda.accumulate([cuda.Update(x, y, buffers, first=True)], launcher=HostLauncher(library))
     assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
 
 
-@pytest.mark.parametrize("mode", ["fast", "exact"])
 @pytest.mark.parametrize("shape", [(200, 20), (200, 70), (140, 130), (6, 10, 5, 5)])
-def test_other_modes(library, mode, shape):
+def test_fast_mode(library, shape):
     generator = torch.Generator().manual_seed(2)
     x, y = data(shape, generator), data(shape, generator)
     buffers = poisoned(shape[1], shape[1])
-    cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library), mode=mode, first=True)
-    assert max(errors(x, y, buffers)) < TOLERANCE[mode]
+    cuda.accumulate(
+        [cuda.Update(x, y, buffers, first=True)], launcher=HostLauncher(library), mode="fast"
+    )
+    assert max(errors(x, y, buffers)) < TOLERANCE["fast"]
+
+
+EXACT_SHAPES = [((1, 1), (1, 2)), ((131, 20), (131, 33)), ((70, 65), (70, 130))]
+EXACT_SHAPES += [((3, 5, 3, 3), (3, 9, 3, 3)), ((2, 72, 5, 5), (2, 65, 5, 5))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("shape_x", "shape_y"), EXACT_SHAPES)
+def test_exact_mode_on_ragged_shapes(library, shape_x, shape_y, dtype):
+    generator = torch.Generator().manual_seed(2)
+    x, y = (data(shape, generator, "shifted").to(dtype) for shape in (shape_x, shape_y))
+    buffers = poisoned(x.shape[1], y.shape[1])
+    mode = "float32" if dtype == torch.float64 else "exact"  # float64 is never rounded
+    launcher = RecordingLauncher(library)
+    cuda.accumulate([cuda.Update(x, y, buffers, first=True)], launcher=launcher, mode=mode)
+    assert launcher.launched[-2:] == ["correlation_exact", "correlation_reduce"]
+    assert max(errors(x, y, buffers)) < TOLERANCE["exact"]
+
+
+def test_float64_beyond_the_range_of_float32(library):
+    x = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    x *= torch.tensor([1e60, 1e-60, 1.0], dtype=torch.float64)
+    buffers = poisoned(3, 3)
+    cuda.accumulate([cuda.Update(x, x, buffers, first=True)], launcher=HostLauncher(library))
+    assert max(errors(x, x, buffers)) < TOLERANCE["exact"]
+
+
+def test_wide_layers_of_exact_mode_are_multiplied_by_torch(library, monkeypatch):
+    monkeypatch.setattr(cuda, "WIDE", 30)
+    generator = torch.Generator().manual_seed(4)
+    updates = []
+    for channels in (40, 20):
+        x, y = data((4, channels, 3, 3), generator), data((4, channels, 3, 3), generator)
+        updates.append(cuda.Update(x, y, poisoned(channels, channels), first=True))
+    launcher = RecordingLauncher(library)
+    cuda.accumulate(updates, launcher=launcher, mode="exact")
+    assert launcher.launched.count("correlation_exact") == 1
+    for x, y, buffers, _ in updates:
+        assert max(errors(x, y, buffers)) < TOLERANCE["exact"]
 
 
 def test_memory_orders_are_read_in_place_and_agree(library):
@@ -122,7 +162,9 @@ def test_memory_orders_are_read_in_place_and_agree(library):
     ]
     for view_x, view_y in views:
         buffers = poisoned(12, 12)
-        cuda.accumulate([(view_x, view_y, buffers)], launcher=HostLauncher(library), first=True)
+        cuda.accumulate(
+            [cuda.Update(view_x, view_y, buffers, first=True)], launcher=HostLauncher(library)
+        )
         assert max(errors(view_x, view_y, buffers)) < TOLERANCE["float32"]
 
 
@@ -132,19 +174,34 @@ def test_all_layers_of_a_network_go_in_one_launch(library):
     shapes += [(3, 7, 5, 5), (2, 66, 4, 4)]
     pairs = [(data(s, generator), data(s, generator)) for s in shapes]
     pairs[3] = tuple(t.half() for t in pairs[3])
-    together = [(x, y, poisoned(x.shape[1], y.shape[1])) for x, y in pairs]
-    launcher = RecordingLauncher(library)
-    cuda.accumulate(together, launcher=launcher, first=True)
     described = ["correlation_describe"] * 2  # 40 layers, 28 to a description
-    assert launcher.launched == [
-        *described,
-        "correlation_prepare",
-        *described,
-        "correlation_float32_128",
-        "correlation_reduce",
-    ]
-    for x, y, buffers in together:
-        assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
+    for mode, products in (("float32", "float32_128"), ("exact", "exact")):
+        together = [cuda.Update(x, y, poisoned(x.shape[1], y.shape[1]), True) for x, y in pairs]
+        launcher = RecordingLauncher(library)
+        cuda.accumulate(together, launcher=launcher, mode=mode)
+        assert launcher.launched == [
+            *described,
+            "correlation_prepare",
+            *described,
+            f"correlation_{products}",
+            "correlation_reduce",
+        ]
+        for x, y, buffers, _ in together:
+            assert max(errors(x, y, buffers)) < TOLERANCE[mode]
+
+
+def test_layers_that_begin_and_layers_that_go_on_share_the_launches(library):
+    generator = torch.Generator().manual_seed(11)
+    x, y = data((700, 9), generator), data((700, 9), generator)
+    held = [poisoned(9, 9), poisoned(9, 9)]
+    first = cuda.Update(x[:300], y[:300], held[0], first=True)
+    cuda.accumulate([first], launcher=HostLauncher(library))
+    launcher = RecordingLauncher(library)
+    rest = [cuda.Update(x[300:], y[300:], held[0], False), cuda.Update(x, y, held[1], True)]
+    cuda.accumulate(rest, launcher=launcher)
+    assert launcher.launched.count("correlation_float32_64") == 1
+    assert launcher.launched.count("correlation_prepare") == 1
+    assert all(max(errors(x, y, buffers)) < TOLERANCE["float32"] for buffers in held)
 
 
 class RecordingLauncher(HostLauncher):
@@ -157,8 +214,9 @@ class RecordingLauncher(HostLauncher):
         super().launch(kernel, *arguments)
 
 
+@pytest.mark.parametrize("mode", ["float32", "exact"])
 @pytest.mark.parametrize("shape", [(3000, 20), (60, 5, 7, 7)])
-def test_slabs_pieces_and_updates_add_up(library, shape, monkeypatch):
+def test_slabs_pieces_and_updates_add_up(library, shape, mode, monkeypatch):
     generator = torch.Generator().manual_seed(5)
     x, y = data(shape, generator), data(shape, generator)
     buffers = poisoned(shape[1], shape[1])
@@ -166,9 +224,9 @@ def test_slabs_pieces_and_updates_add_up(library, shape, monkeypatch):
     third = shape[0] // 3
     for part in range(3):
         chosen = slice(part * third, shape[0] if part == 2 else (part + 1) * third)
-        layers = [(x[chosen], y[chosen], buffers)]
-        cuda.accumulate(layers, launcher=HostLauncher(library), first=part == 0)
-    assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
+        layers = [cuda.Update(x[chosen], y[chosen], buffers, first=part == 0)]
+        cuda.accumulate(layers, launcher=HostLauncher(library), mode=mode)
+    assert max(errors(x, y, buffers)) < TOLERANCE[mode]
 
 
 def test_any_schedule_gives_the_same_bits(library):
@@ -177,7 +235,9 @@ def test_any_schedule_gives_the_same_bits(library):
     results = []
     for seed in (1, 2, 3):
         buffers = poisoned(40, 40)
-        cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library, seed), first=True)
+        cuda.accumulate(
+            [cuda.Update(x, y, buffers, first=True)], launcher=HostLauncher(library, seed)
+        )
         results.append(buffers)
     for other in results[1:]:
         assert torch.equal(results[0].cross, other.cross)
@@ -190,14 +250,14 @@ def test_dead_and_late_channels(library):
     x[:, 2] = 0
     y[:, 3] = 7.25
     buffers = poisoned(8, 8)
-    cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library), first=True)
+    cuda.accumulate([cuda.Update(x, y, buffers, first=True)], launcher=HostLauncher(library))
     assert (buffers.cross[2] == 0).all()
     assert (buffers.cross[:, 3] == 0).all()
     assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
     assert cuda.imprecise_channels(buffers, 600) == 0
     late = x.clone()
     late[:, 2] = data((600, 1), generator)[:, 0] * 1e-6
-    cuda.accumulate([(late, y, buffers)], launcher=HostLauncher(library), first=False)
+    cuda.accumulate([cuda.Update(late, y, buffers, first=False)], launcher=HostLauncher(library))
     assert cuda.imprecise_channels(buffers, 1200) == 1
 
 
@@ -207,7 +267,7 @@ def test_values_too_large_for_their_scale_set_the_status(library):
     y = x.clone()
     y[1, 1] = 1e6  # not among the rows that the scale is taken from
     buffers = poisoned(4, 4)
-    cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library), first=True)
+    cuda.accumulate([cuda.Update(x, y, buffers, first=True)], launcher=HostLauncher(library))
     assert cuda.overflowed(buffers)
 
 
@@ -215,24 +275,26 @@ def test_values_too_large_for_their_scale_set_the_status(library):
 def test_running_out_of_memory_takes_smaller_pieces(library, monkeypatch, layers):
     generator = torch.Generator().manual_seed(8)
     network = [
-        (data((1500, 20), generator), data((1500, 20), generator), poisoned(20, 20))
+        cuda.Update(
+            data((1500, 20), generator), data((1500, 20), generator), poisoned(20, 20), True
+        )
         for _ in range(layers)
     ]
     allocate = torch.empty
     refused = []
 
     def limited(size, **options):
-        if size > 3000:  # one slab of two layers at most
+        if size > 12000:  # bytes: one slab of two layers at most
             refused.append(size)
             raise torch.OutOfMemoryError("out of memory")
         return allocate(size, **options)
 
     launcher = HostLauncher(library)
     monkeypatch.setattr(cuda.torch, "empty", limited)
-    cuda.accumulate(network, launcher=launcher, first=True)
+    cuda.accumulate(network, launcher=launcher)
     assert refused
-    for layer in network:
-        assert max(errors(*layer)) < TOLERANCE["float32"]
+    for x, y, buffers, _ in network:
+        assert max(errors(x, y, buffers)) < TOLERANCE["float32"]
 
 
 MUTANTS = {
@@ -251,43 +313,62 @@ MUTANTS = {
         "const bool inside = true;",
     ),
 }
+EXACT_MUTANTS = {
+    "missing barrier": ("        store(stage + 1);\n      barrier();", "        store(stage + 1);"),
+    "wrong row": ("(part.group * rows + step + lane % 4)", "(part.group * rows + step + lane % 2)"),
+    "ragged edge": ("row < place.end && channel <", "channel <"),
+    "wrong layer": (
+        "      *found = table.layers[i];",
+        "      *found = table.layers[0], found->first_block = table.layers[i].first_block,\n"
+        "      found->first_tile = table.layers[i].first_tile;",
+    ),
+}
 
 
-def compile_small(folder, *replacements):
+FLOAT32_BODY = "correlate<64, true>(table);"
+EXACT_BODY = "correlate_exactly<32>(layer);"
+OTHER_BODIES = (
+    "correlate<128, true>(table);",
+    "correlate<128, false>(table);",
+    "correlate_exactly<64>(layer);",
+    "if (layer.tile == 64)\n    return correlate_layer<64, true>(layer);",
+)
+
+
+def compile_small(folder, *replacements, without):
     """The kernels of the smallest tile alone, for a quicker build."""
-    larger = (
-        ("LMC_CORRELATION(128, 1)\n", ""),
-        ("if (layer.tile == 64)\n    return correlate_layer<64, Split>(layer);", ""),
-    )
-    return compile_kernels(
-        "cross_correlation",
-        folder,
-        replacements=(*larger, *replacements),
-        defines=("SIMT_SMALL",),
-    )
+    left_out = [(body, ";") for body in (*OTHER_BODIES, without)]
+    return compile_kernels("cross_correlation", folder, replacements=(*left_out, *replacements))
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_planted_faults_are_caught(mutant, tmp_path):
-    library = compile_small(tmp_path, MUTANTS[mutant])
+@pytest.mark.parametrize(
+    ("mode", "mutant"),
+    [*(("float32", name) for name in MUTANTS), *(("exact", name) for name in EXACT_MUTANTS)],
+)
+def test_planted_faults_are_caught(mode, mutant, tmp_path):
+    if mode == "float32":
+        library = compile_small(tmp_path, MUTANTS[mutant], without=EXACT_BODY)
+    else:
+        library = compile_small(tmp_path, EXACT_MUTANTS[mutant], without=FLOAT32_BODY)
     generator = torch.Generator().manual_seed(9)
-    wrong = False
-    for shape in ((300, 30), (300, 20)):
+    updates = []
+    for channels in (30, 20, 20, 12, 9):
+        shape = (300, channels)
         x, y = data(shape, generator, "shifted"), data(shape, generator, "shifted")
-        buffers = poisoned(shape[1], shape[1])
-        cuda.accumulate([(x, y, buffers)], launcher=HostLauncher(library), first=True)
-        wrong = wrong or not max(errors(x, y, buffers)) < TOLERANCE["float32"]
-    assert wrong
+        updates.append(cuda.Update(x, y, poisoned(shape[1], shape[1]), first=True))
+    cuda.accumulate(updates, launcher=HostLauncher(library), mode=mode)
+    assert not max(max(errors(x, y, held)) for x, y, held, _ in updates) < TOLERANCE[mode]
 
 
 def test_without_promotion_the_accumulators_drift(library, tmp_path, monkeypatch):
-    never = compile_small(tmp_path, ("if (stage % chain == chain - 1)", "if (stage < -1)"))
+    fault = ("if (stage % chain == chain - 1)", "if (stage < -1)")
+    never = compile_small(tmp_path, fault, without=EXACT_BODY)
     monkeypatch.setattr(cuda, "_MIN_SLAB_ROWS", 16384)
     x = torch.randn(16384, 1, generator=torch.Generator().manual_seed(10))
     drift = []
     for kernels in (library, never):
         buffers = poisoned(1, 1)
-        cuda.accumulate([(x, x, buffers)], launcher=HostLauncher(kernels), first=True)
+        cuda.accumulate([cuda.Update(x, x, buffers, first=True)], launcher=HostLauncher(kernels))
         drift.append(errors(x, x, buffers)[0])
     assert drift[0] < TOLERANCE["float32"] < 10 * TOLERANCE["float32"] < drift[1]
 

@@ -8,7 +8,7 @@ namespace lmc {
 constexpr int described = 28; // layers to a description: what fits into 4 kB of parameters
 constexpr int threads = 256;
 
-enum ElementType : int { float32 = 0, float16 = 1, bfloat16 = 2 };
+enum ElementType : int { float32 = 0, float16 = 1, bfloat16 = 2, float64 = 3 };
 enum Status : int { overflow = 1 };
 
 // One side of a layer. Row r of channel c is data[r * stride + c] when `spatial` is 0 (row-major,
@@ -26,7 +26,7 @@ struct alignas(16) Layer {
   Operand operands[2];
   double *moments; // [p][q], added to
   int *status;
-  float *workspace; // [slabs][tiles][tile * tile], then [slabs][2][p], then [slabs][2][q]
+  void *workspace; // [slabs][tiles][tile * tile], then [slabs][2][p], then [slabs][2][q]
   int rows;
   int spatial;
   int slab_rows; // a multiple of 128
@@ -35,6 +35,7 @@ struct alignas(16) Layer {
   ElementType type;
   int first_block; // of the products, or of the preparation
   int first_tile;  // of the reduction
+  int exact;       // the workspace holds doubles, of values that were not scaled
 };
 
 struct LayerTable {
@@ -64,17 +65,28 @@ template <int Layer::*First> __device__ inline const Layer &find_layer(const Lay
 
 __device__ inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
+// Of the first channel's element.
+__device__ inline Int64 row_offset(const Operand &operand, int spatial, UInt32 row) {
+  if (spatial == 0)
+    return Int64(row) * operand.stride;
+  const UInt32 image = row / UInt32(spatial);
+  return Int64(image) * operand.stride + (row - image * UInt32(spatial));
+}
+
+__device__ inline Int64 channel_offset(int spatial, int channel) {
+  return Int64(channel) * (spatial == 0 ? 1 : spatial);
+}
+
 __device__ inline Int64 element_offset(const Operand &operand, int spatial, UInt32 row,
                                        int channel) {
-  if (spatial == 0)
-    return Int64(row) * operand.stride + channel;
-  const UInt32 image = row / UInt32(spatial);
-  return Int64(image) * operand.stride + Int64(channel) * spatial + (row - image * UInt32(spatial));
+  return row_offset(operand, spatial, row) + channel_offset(spatial, channel);
 }
 
 __device__ inline float element(const void *data, ElementType type, Int64 offset) {
   if (type == float32)
     return static_cast<const float *>(data)[offset];
+  if (type == float64)
+    return float(static_cast<const double *>(data)[offset]);
   const UInt16 bits = static_cast<const UInt16 *>(data)[offset];
   return type == float16 ? half_to_float(bits) : bits_to_float(UInt32(bits) << 16);
 }
@@ -106,13 +118,32 @@ __device__ inline Place place_of(const Layer &layer, int block) {
   return place;
 }
 
+// Whether a tile's block owns a side's column sums.
+__device__ inline bool owns_statistics(const Place &place, int side) {
+  return (side ? place.m : place.n) == 0;
+}
+
 __device__ inline int tiles_of(const Layer &layer) {
   return ceil_div(layer.operands[0].channels, layer.tile) *
          ceil_div(layer.operands[1].channels, layer.tile);
 }
 
-__device__ inline float *statistics_of(const Layer &layer, int side, int slab) {
-  float *base = layer.workspace + Int64(layer.slabs) * tiles_of(layer) * (layer.tile * layer.tile);
+// Shared memory of a tile: the layer, the place, and then the rest. The place is not in registers,
+// where the smaller tiles have none to spare.
+__device__ inline Place &shared_place() {
+  return *reinterpret_cast<Place *>(shared_memory() + sizeof(Layer));
+}
+__device__ inline unsigned char *scratch() {
+  return shared_memory() + sizeof(Layer) + sizeof(Place);
+}
+
+template <class Value> __device__ inline Value *product_of(const Layer &layer, Int64 block) {
+  return static_cast<Value *>(layer.workspace) + block * (layer.tile * layer.tile);
+}
+
+template <class Value>
+__device__ inline Value *statistics_of(const Layer &layer, int side, int slab) {
+  Value *base = product_of<Value>(layer, Int64(layer.slabs) * tiles_of(layer));
   if (side)
     base += Int64(layer.slabs) * 2 * layer.operands[0].channels;
   return base + Int64(slab) * 2 * layer.operands[side].channels;

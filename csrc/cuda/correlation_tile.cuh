@@ -42,15 +42,6 @@ template <int Size> struct Tile : Shape<Size> {
   static_assert((Size / warp_rows) * (Size / warp_columns) * row_groups * 32 == threads);
 };
 
-// Shared memory of a tile: the layer, the place, and then the rest. The place is not in registers,
-// where the smaller tiles have none to spare.
-__device__ inline Place &shared_place() {
-  return *reinterpret_cast<Place *>(shared_memory() + sizeof(Layer));
-}
-__device__ inline unsigned char *scratch() {
-  return shared_memory() + sizeof(Layer) + sizeof(Place);
-}
-
 // Raw input, one 16-byte slot for every chunk; only the thread that filled a slot reads it.
 __device__ inline unsigned char *raw_slot(unsigned char *raw, int stage, int side, int index) {
   return raw + (((stage * 2 + side) * 2 + index) * threads + int(threadIdx.x)) * 16;
@@ -101,9 +92,6 @@ template <int Size, bool Split, bool Planar> struct TileProduct {
         halves(reinterpret_cast<UInt16 *>(raw + T::raw_bytes)),
         normaliser(reinterpret_cast<float *>(halves + 2 * 2 * parts * T::halves)), sum{}, squares{},
         largest(0.0f), accumulator{}, total{} {}
-
-  // Whether this block owns a side's column sums.
-  __device__ bool owns_statistics(int side) const { return (side ? place.m : place.n) == 0; }
 
   // Offsets, within a stage, of a thread's chunk: the row and channel of its first element.
   __device__ static int chunk_row(int index) {
@@ -179,7 +167,7 @@ template <int Size, bool Split, bool Planar> struct TileProduct {
           else
             a = rounded_a, b = rounded_b; // the statistics are those of what is multiplied
         }
-        if (owns_statistics(side))
+        if (owns_statistics(place, side))
 #pragma unroll
           for (int e = 0; e < chunk; ++e) {
             const int s = Planar ? index : e;

@@ -6,6 +6,7 @@
 //
 // Nothing here is atomic except the status bits: the partial sums of every slab of rows go to a
 // workspace and a second kernel adds them in order, so a result does not depend on the schedule.
+#include "correlation_exact.cuh"
 #include "correlation_tile.cuh"
 
 namespace lmc {
@@ -73,11 +74,11 @@ __device__ inline void correlate_tile(const Layer &layer) {
   barrier();
   TileProduct<Size, Split, Planar> tile(layer, shared_place());
   tile.run();
-  tile.write_product(layer.workspace + Int64(block) * (Size * Size));
+  tile.write_product(product_of<float>(layer, block));
 #pragma unroll
   for (int side = 0; side < 2; ++side)
-    if (tile.owns_statistics(side))
-      tile.write_statistics(statistics_of(layer, side, tile.place.slab), side);
+    if (owns_statistics(tile.place, side))
+      tile.write_statistics(statistics_of<float>(layer, side, tile.place.slab), side);
   if (tile.largest > largest_half)
     atomic_or(layer.status, overflow);
 }
@@ -89,15 +90,16 @@ template <int Size, bool Split> __device__ inline void correlate_layer(const Lay
     correlate_tile<Size, Split, true>(layer);
 }
 
-// Layers of any tile size up to Largest.
+// Layers of any tile size up to Largest. Narrow ones are bound by memory: fast mode would gain
+// nothing by rounding them.
 template <int Largest, bool Split> __device__ inline void correlate(const LayerTable &table) {
   const Layer &layer = find_layer<&Layer::first_block>(table);
   if constexpr (Largest == 128)
     if (layer.tile == 128)
       return correlate_layer<128, Split>(layer);
   if (layer.tile == 64)
-    return correlate_layer<64, Split>(layer);
-  correlate_layer<32, Split>(layer);
+    return correlate_layer<64, true>(layer);
+  correlate_layer<32, true>(layer);
 }
 
 // Of a power of two, exactly.
@@ -105,29 +107,33 @@ __device__ inline float inverse(float power) {
   return bits_to_float((254u << 23) - float_to_bits(power));
 }
 
-// Adds the slabs' partial results, in order, to the float64 accumulators. One block to a tile.
-extern "C" __global__ void __launch_bounds__(threads)
-    correlation_reduce(const __grid_constant__ LayerTable table) {
-  const Layer &layer = find_layer<&Layer::first_tile>(table);
+// What a channel's values were divided by.
+template <class Value> __device__ inline double unit_of(const Operand &operand, int channel);
+template <> __device__ inline double unit_of<float>(const Operand &operand, int channel) {
+  return double(inverse(operand.normaliser[operand.channels + channel]));
+}
+template <> __device__ inline double unit_of<double>(const Operand &, int) { return 1.0; }
+
+template <class Value> __device__ inline void reduce_tile(const Layer &layer) {
   const int p = layer.operands[0].channels, q = layer.operands[1].channels;
-  const int size = layer.tile, area = size * size;
+  const int size = layer.tile;
   const int tiles = tiles_of(layer);
   const int tile = int(blockIdx.x) - layer.first_tile;
   const Place place = place_of(layer, tile);
-  for (int e = int(threadIdx.x); e < area; e += threads) {
+  for (int e = int(threadIdx.x); e < size * size; e += threads) {
     const int i = place.m + e / size, j = place.n + e % size;
     if (i >= p || j >= q)
       continue;
     double value = 0.0;
     for (int slab = 0; slab < layer.slabs; ++slab)
-      value += double(layer.workspace[(Int64(slab) * tiles + tile) * area + e]);
-    value *= double(inverse(layer.operands[0].normaliser[p + i]));
-    value *= double(inverse(layer.operands[1].normaliser[q + j]));
+      value += double(product_of<Value>(layer, Int64(slab) * tiles + tile)[e]);
+    value *= unit_of<Value>(layer.operands[0], i);
+    value *= unit_of<Value>(layer.operands[1], j);
     layer.moments[Int64(i) * q + j] += value;
   }
 #pragma unroll
   for (int side = 0; side < 2; ++side) {
-    if ((side ? place.m : place.n) != 0)
+    if (!owns_statistics(place, side))
       continue;
     const Operand &operand = layer.operands[side];
     for (int e = int(threadIdx.x); e < 2 * size; e += threads) {
@@ -136,24 +142,46 @@ extern "C" __global__ void __launch_bounds__(threads)
         continue;
       double value = 0.0;
       for (int slab = 0; slab < layer.slabs; ++slab)
-        value += double(statistics_of(layer, side, slab)[kind * operand.channels + channel]);
-      const double unit = double(inverse(operand.normaliser[operand.channels + channel]));
+        value += double(statistics_of<Value>(layer, side, slab)[kind * operand.channels + channel]);
+      const double unit = unit_of<Value>(operand, channel);
       operand.sums[kind * operand.channels + channel] += value * (kind ? unit * unit : unit);
     }
   }
 }
 
-#define LMC_CORRELATION(largest, blocks)                                                           \
-  extern "C" __global__ void __launch_bounds__(threads, blocks)                                    \
-      correlation_float32_##largest(const __grid_constant__ LayerTable table) {                    \
-    correlate<largest, true>(table);                                                               \
-  }                                                                                                \
-  extern "C" __global__ void __launch_bounds__(threads, blocks)                                    \
-      correlation_fast_##largest(const __grid_constant__ LayerTable table) {                       \
-    correlate<largest, false>(table);                                                              \
-  }
+// Adds the slabs' partial results, in order, to the float64 accumulators. One block to a tile.
+extern "C" __global__ void __launch_bounds__(threads)
+    correlation_reduce(const __grid_constant__ LayerTable table) {
+  const Layer &layer = find_layer<&Layer::first_tile>(table);
+  if (layer.exact)
+    reduce_tile<double>(layer);
+  else
+    reduce_tile<float>(layer);
+}
 
-LMC_CORRELATION(128, 1)
-LMC_CORRELATION(64, 2)
+// The products of float64 accuracy, for layers of tiles of 64 and 32 channels.
+extern "C" __global__ void __launch_bounds__(threads, 2)
+    correlation_exact(const __grid_constant__ LayerTable table) {
+  const Layer &layer = find_layer<&Layer::first_block>(table);
+  if (layer.tile == 64)
+    correlate_exactly<64>(layer);
+  else
+    correlate_exactly<32>(layer);
+}
+
+extern "C" __global__ void __launch_bounds__(threads, 1)
+    correlation_float32_128(const __grid_constant__ LayerTable table) {
+  correlate<128, true>(table);
+}
+
+extern "C" __global__ void __launch_bounds__(threads, 2)
+    correlation_float32_64(const __grid_constant__ LayerTable table) {
+  correlate<64, true>(table);
+}
+
+extern "C" __global__ void __launch_bounds__(threads, 1)
+    correlation_fast_128(const __grid_constant__ LayerTable table) {
+  correlate<128, false>(table);
+}
 
 } // namespace lmc

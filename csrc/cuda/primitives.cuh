@@ -82,6 +82,14 @@ __device__ inline void multiply_add(float (&d)[4], const UInt32 (&a)[4], UInt32 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// d += a b: a is 8 x 4, b is 4 x 8. Lane l holds a[l / 4][l % 4], b[l % 4][l / 4] and two of d, at
+// [l / 4][2 (l % 4)].
+__device__ inline void multiply_add(double (&d)[2], double a, double b) {
+  asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
+      : "+d"(d[0]), "+d"(d[1])
+      : "d"(a), "d"(b));
+}
+
 // Starts a copy of `available` bytes (the rest of Bytes is filled with zeros) into shared memory.
 template <int Bytes>
 __device__ inline void copy_async(void *shared, const void *global, int available) {

@@ -353,6 +353,20 @@ inline void multiply_add(float (&d)[4], const UInt32 (&a)[4], UInt32 b0, UInt32 
   });
 }
 
+inline void multiply_add(double (&d)[2], double a, double b, int place = __builtin_LINE()) {
+  struct Arguments {
+    double *d;
+    double a, b;
+  } arguments{d, a, b};
+  simt::meet_warp(arguments, place, [](Arguments *(&lanes)[32]) {
+    for (int lane = 0; lane < 32; ++lane)
+      for (int e = 0; e < 2; ++e)
+        for (int k = 0; k < 4; ++k)
+          lanes[lane]->d[e] = std::fma(lanes[lane / 4 * 4 + k]->a,
+                                       lanes[(lane % 4 * 2 + e) * 4 + k]->b, lanes[lane]->d[e]);
+  });
+}
+
 template <int Bytes> void copy_async(void *shared, const void *global, int available) {
   const auto offset =
       reinterpret_cast<std::uintptr_t>(shared) - reinterpret_cast<std::uintptr_t>(shared_memory());

@@ -13,10 +13,26 @@ import torch
 from torch import Tensor
 
 from lmc_fast._cuda.launcher import Launcher
-from lmc_fast._cuda.pieces import MAX_SLAB_ROWS, WARPS, MomentBuffers, Piece, piece_of, split
+from lmc_fast._cuda.pieces import (
+    MAX_SLAB_ROWS,
+    WARPS,
+    MomentBuffers,
+    Piece,
+    Update,
+    piece_of,
+    split,
+)
 
 MODES = ("float32", "fast", "exact")
-TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
+
+WIDE = 1024
+"""Layers with so many channels on both sides are multiplied by torch in exact mode.
+
+Such a product is bound by arithmetic, and cuBLAS uses the larger double-precision products that
+Hopper adds to the one the kernel takes (8 x 8 x 4, the only one before it). An estimate, until
+``bench gpu`` has measured both.
+"""
 
 _DESCRIBED = 28
 _THREADS = 32 * WARPS
@@ -54,7 +70,8 @@ class _Layer(ctypes.Structure):
         ("type", ctypes.c_int),
         ("first_block", ctypes.c_int),
         ("first_tile", ctypes.c_int),
-        ("padding", ctypes.c_int * 2),
+        ("exact", ctypes.c_int),
+        ("padding", ctypes.c_int),
     )
 
 
@@ -75,26 +92,22 @@ _LAYER_BYTES = ctypes.sizeof(_Layer)
 _PLACE_BYTES = 32
 
 
-def accumulate(
-    layers: Sequence[tuple[Tensor, Tensor, MomentBuffers]],
-    *,
-    launcher: Launcher,
-    mode: str = "float32",
-    first: bool,
-) -> None:
+def accumulate(updates: Sequence[Update], *, launcher: Launcher, mode: str = "float32") -> None:
     """Add the moments of every layer's (x, y) to its buffers.
 
     x and y are (n, channels), or (n, channels, ...) with n and the trailing axes as rows;
     row-major, channels-last and NCHW memory is read in place. All layers go in one launch, whatever
-    their number, sizes and dtypes, then one adds the launch's parts; float64 goes through torch.
+    their number, sizes and memory orders, and whether they are the first rows of their buffers;
+    then one adds the launch's parts. In exact mode, and for float64 input in any mode, the products
+    are those of float64, by a kernel of the same kind; there layers of at least `WIDE` channels go
+    through torch, one by one. Fast mode rounds layers of more than 64 channels alone: narrower ones
+    are bound by memory. No buffers may come twice.
 
     Parameters
     ----------
-    layers : sequence of (x, y, buffers)
+    updates : sequence of Update
     launcher : Launcher
     mode : {"float32", "fast", "exact"}
-    first : bool
-        Whether the buffers are empty: shifts and scales are then set from a sample of these rows.
 
     Notes
     -----
@@ -102,19 +115,25 @@ def accumulate(
     elements read. The result does not depend on the schedule. When a workspace does not fit, the
     rows are taken in smaller pieces, at last layer by layer.
     """
-    pieces = [piece_of(x, y, buffers) for x, y, buffers in layers]
+    pieces = [piece_of(update, exact=mode == "exact") for update in updates]
     pieces = [piece for piece in pieces if piece.rows and piece.buffers.cross.numel()]
-    wide = [piece for piece in pieces if mode == "exact" or piece.dtype == torch.float64]
-    for piece in wide:
-        _accumulate_float64(piece, first)
-    narrow = [piece for piece in pieces if mode != "exact" and piece.dtype != torch.float64]
-    if not narrow:
-        return
     # The largest tiles first: the others fill in beside them.
-    narrow.sort(key=lambda piece: -piece.tile)
-    if first:
-        _prepare(narrow, launcher)
-    _accumulate_together(narrow, launcher, mode, _WORKSPACE_BYTES)
+    pieces.sort(key=lambda piece: -piece.tile)
+    fresh = [piece for piece in pieces if piece.first]
+    if fresh:
+        _prepare(fresh, launcher)
+    by_torch = [piece for piece in pieces if piece.exact and _width(piece) >= WIDE]
+    for piece in by_torch:
+        _accumulate_wide(piece)
+    exact = [piece for piece in pieces if piece.exact and _width(piece) < WIDE]
+    for group in (exact, [piece for piece in pieces if not piece.exact]):
+        if group:
+            _accumulate_together(group, launcher, mode, _WORKSPACE_BYTES)
+
+
+def _width(piece: Piece) -> int:
+    """The channels of the narrower side."""
+    return min(side.channels for side in piece.sides)
 
 
 def imprecise_channels(buffers: MomentBuffers, count: int) -> Tensor:
@@ -145,10 +164,10 @@ def _describe(
             _fill(layer, piece)
             layer.first_block = block
             layer.first_tile = tile
-            layer.workspace = workspace + 4 * offset
+            layer.workspace = workspace + offset
             block += piece.warps // WARPS if prepare else piece.slabs * piece.tiles
             tile += piece.tiles
-            offset += 0 if prepare else piece.workspace
+            offset += 0 if prepare else piece.workspace_bytes
         launcher.launch("correlation_describe", (1, 1, 1), 32, 0, description)
     return _Table(layers=memory.data_ptr(), count=len(pieces)), memory
 
@@ -172,6 +191,7 @@ def _fill(layer: _Layer, piece: Piece) -> None:
     layer.slabs = piece.slabs
     layer.tile = piece.tile
     layer.type = TYPES[piece.dtype]
+    layer.exact = piece.exact
 
 
 def _prepare(pieces: Sequence[Piece], launcher: Launcher) -> None:
@@ -189,9 +209,9 @@ def _accumulate_together(
     work = sum(piece.tiles * piece.rows * piece.tile for piece in pieces)
     share = -(-work // (launcher.multiprocessors * _WAVES * (1 if largest == 128 else 2)))
     pieces = [replace(piece, slab_rows=_slab_rows(share // piece.tile)) for piece in pieces]
-    need = 4 * sum(piece.workspace for piece in pieces)
+    need = sum(piece.workspace_bytes for piece in pieces)
     queues = [
-        list(split(piece, workspace_bytes * 4 * piece.workspace // max(need, workspace_bytes)))
+        list(split(piece, workspace_bytes * piece.workspace_bytes // max(need, workspace_bytes)))
         for piece in pieces
     ]
     while any(queues):
@@ -213,15 +233,20 @@ def _slab_rows(rows: int) -> int:
 
 
 def _run(pieces: Sequence[Piece], launcher: Launcher, mode: str) -> None:
-    floats = sum(piece.workspace for piece in pieces)
+    size = sum(piece.workspace_bytes for piece in pieces)
     device = pieces[0].buffers.cross.device
-    workspace = torch.empty(floats, dtype=torch.float32, device=device)
+    workspace = torch.empty(size, dtype=torch.uint8, device=device)
     table, _memory = _describe(pieces, launcher, workspace=workspace.data_ptr())
     sizes = {piece.tile for piece in pieces}
     blocks = sum(piece.slabs * piece.tiles for piece in pieces)
     tiles = sum(piece.tiles for piece in pieces)
-    shared = max(_shared_bytes(tile, split=mode == "float32") for tile in sizes)
-    kernel = f"correlation_{mode}_{max(64, *sizes)}"
+    if pieces[0].exact:
+        kernel = "correlation_exact"
+        shared = max(map(_exact_shared_bytes, sizes))
+    else:
+        arithmetic = "fast" if mode == "fast" and 128 in sizes else "float32"
+        kernel = f"correlation_{arithmetic}_{max(64, *sizes)}"
+        shared = max(_shared_bytes(tile, split=mode != "fast" or tile < 128) for tile in sizes)
     launcher.launch(kernel, (blocks, 1, 1), _THREADS, shared, table)
     launcher.launch("correlation_reduce", (tiles, 1, 1), _THREADS, _LAYER_BYTES, table)
 
@@ -234,13 +259,13 @@ def _shared_bytes(tile: int, *, split: bool) -> int:
     return raw + 2 * 2 * (2 if split else 1) * halves * 2 + 2 * 2 * tile * 4
 
 
-def _accumulate_float64(piece: Piece, first: bool) -> None:
+def _exact_shared_bytes(tile: int) -> int:
+    """As `_shared_bytes`, of the products of float64: two stages of both sides."""
+    return _LAYER_BYTES + _PLACE_BYTES + 2 * 2 * (1024 // tile) * (tile + 4) * 8
+
+
+def _accumulate_wide(piece: Piece) -> None:
     """Add a piece's moments in float64 through torch, at most 2^26 elements at a time."""
-    if first:
-        for side, normaliser in zip(piece.sides, piece.buffers.normalisers, strict=True):
-            sample = side.data[:512].movedim(1, -1).reshape(-1, side.channels)
-            normaliser[0] = sample.double().mean(0)
-            normaliser[1] = 1
     step = max(1, (1 << 26) // max(1, sum(t.data[0].numel() for t in piece.sides)))
     images = len(piece.sides[0].data)
     for start in range(0, images, step):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmc_fast._cuda.cross_correlation import accumulate, imprecise_channels, overflowed
 from lmc_fast._cuda.launcher import Launcher
-from lmc_fast._cuda.pieces import MomentBuffers
+from lmc_fast._cuda.pieces import MomentBuffers, Update
 
 
 class CentralMoments(NamedTuple):
@@ -31,6 +31,7 @@ class DeviceMoments:
 
     def __init__(self, p: int, q: int, device: torch.device) -> None:
         self.count = 0
+        self.exact = True  # no product of halves yet
         self.buffers = MomentBuffers.zeros(p, q, device)
 
     def central(self) -> CentralMoments:
@@ -38,8 +39,10 @@ class DeviceMoments:
         n = self.count
         (sum_x, square_x), (sum_y, square_y) = self.buffers.sums
         shift_x, shift_y = (normaliser[0].double() for normaliser in self.buffers.normalisers)
-        flags = torch.stack((overflowed(self.buffers), imprecise_channels(self.buffers, n)))
-        bad, imprecise = flags.tolist()
+        bad = imprecise = 0
+        if not self.exact:
+            flags = torch.stack((overflowed(self.buffers), imprecise_channels(self.buffers, n)))
+            bad, imprecise = flags.tolist()
         return CentralMoments(
             samples=n,
             mean_x=shift_x + sum_x / n,
@@ -55,13 +58,20 @@ class DeviceMoments:
 def add(
     layers: Sequence[tuple[DeviceMoments, Tensor, Tensor]], *, launcher: Launcher, mode: str
 ) -> None:
-    """Add one batch of every layer, all layers together; nothing is read back."""
-    for first in (True, False):
+    """Add one batch of every layer, all layers together; nothing is read back.
+
+    Accumulators that come several times take as many rounds: blocks of one launch would add to them
+    at once.
+    """
+    while layers:
+        now: dict[int, tuple[DeviceMoments, Tensor, Tensor]] = {}
+        later = [layer for layer in layers if now.setdefault(id(layer[0]), layer) is not layer]
         accumulate(
-            [(x, y, held.buffers) for held, x, y in layers if (held.count == 0) is first],
+            [Update(x, y, held.buffers, held.count == 0) for held, x, y in now.values()],
             launcher=launcher,
             mode=mode,
-            first=first,
         )
-    for held, x, _ in layers:
-        held.count += x.numel() // x.shape[1] if x.shape[1] else 0
+        for held, x, y in now.values():
+            held.count += x.numel() // x.shape[1] if x.shape[1] else 0
+            held.exact &= mode == "exact" or torch.float64 in (x.dtype, y.dtype)
+        layers = later

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,24 @@ WARPS = 8
 
 MAX_SLAB_ROWS = 16384
 _MAX_ROWS = 1 << 30
+
+
+class Update(NamedTuple):
+    """One layer's new rows.
+
+    Attributes
+    ----------
+    x, y : Tensor, (n, p, ...) and (n, q, ...)
+    buffers : MomentBuffers
+        What the moments are added to.
+    first : bool
+        Whether the buffers are empty: shifts and scales are then set from a sample of these rows.
+    """
+
+    x: Tensor
+    y: Tensor
+    buffers: MomentBuffers
+    first: bool
 
 
 @dataclass(frozen=True)
@@ -62,10 +81,18 @@ class Side:
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of one layer that one launch takes."""
+    """Rows of one layer that one launch takes.
+
+    Attributes
+    ----------
+    exact : bool
+        Whether the products are float64's.
+    """
 
     sides: tuple[Side, Side]
     buffers: MomentBuffers
+    first: bool
+    exact: bool
     rows: int
     spatial: int
     first_image: int = 0
@@ -78,7 +105,7 @@ class Piece:
     @property
     def tile(self) -> int:
         largest = max(side.channels for side in self.sides)
-        return 128 if largest > 64 else 64 if largest > 32 else 32
+        return 32 if largest <= 32 else 64 if largest <= 64 or self.exact else 128
 
     @property
     def warps(self) -> int:
@@ -94,9 +121,10 @@ class Piece:
         return -(-self.rows // self.slab_rows)
 
     @property
-    def workspace(self) -> int:
+    def workspace_bytes(self) -> int:
         channels = sum(side.channels for side in self.sides)
-        return self.slabs * (self.tiles * self.tile**2 + 2 * channels)
+        values = self.slabs * (self.tiles * self.tile**2 + 2 * channels)
+        return (8 if self.exact else 4) * values
 
 
 def _memory_order(tensor: Tensor) -> tuple[int, int] | None:
@@ -114,13 +142,16 @@ def _memory_order(tensor: Tensor) -> tuple[int, int] | None:
     return None
 
 
-def piece_of(x: Tensor, y: Tensor, buffers: MomentBuffers) -> Piece:
+def piece_of(update: Update, *, exact: bool) -> Piece:
+    x, y, buffers, first = update
     if x.dtype != y.dtype:
         wider = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
         x, y = x.to(wider), y.to(wider)
     rows = x.shape[0] * math.prod(x.shape[2:])
+    exact = exact or x.dtype == torch.float64
     if rows == 0:
-        return Piece((Side(x, 0, 0, False), Side(y, 0, 0, False)), buffers, 0, 0)
+        nothing = Side(x, 0, 0, False), Side(y, 0, 0, False)
+        return Piece(nothing, buffers, first, exact, 0, 0)
     orders = _memory_order(x), _memory_order(y)
     if orders[0] is None or orders[1] is None or orders[0][0] != orders[1][0]:
         x, y = x.contiguous(), y.contiguous()
@@ -131,7 +162,7 @@ def piece_of(x: Tensor, y: Tensor, buffers: MomentBuffers) -> Piece:
         for t, order in zip((x, y), orders, strict=True)
         if order is not None
     )
-    return Piece((sides[0], sides[1]), buffers, rows, spatial)
+    return Piece((sides[0], sides[1]), buffers, first, exact, rows, spatial)
 
 
 def _is_aligned(tensor: Tensor, stride: int, spatial: int) -> bool:
@@ -141,7 +172,7 @@ def _is_aligned(tensor: Tensor, stride: int, spatial: int) -> bool:
 
 def split(piece: Piece, workspace_bytes: int) -> Iterator[Piece]:
     """Cut a piece between images so that each part's workspace fits; one slab is the least."""
-    slab_bytes = 4 * replace(piece, rows=1).workspace
+    slab_bytes = replace(piece, rows=1).workspace_bytes
     step = min(piece.slab_rows * max(1, workspace_bytes // slab_bytes), _MAX_ROWS)
     image = max(piece.spatial, 1)
     step = max(step // image, 1) * image
