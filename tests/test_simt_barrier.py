@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from lmc_fast import LmcWarning, barrier, plane
-from lmc_fast.barrier import engine, fused_head
-from lmc_fast.barrier.fused_head import FusedHeadEvaluator
+from lmc_fast import LmcWarning, barrier, plane, simplex
+from lmc_fast.barrier import engine, fused_head, layered
 from lmc_fast.barrier.losses import make_loss
 from lmc_fast.barrier.replay import ReplayEvaluator
+from lmc_fast.nets import MLP
 from simt_host import HostLauncher, host_kernels
 from torch import nn
 
@@ -43,22 +43,27 @@ def data(count=70):
     return x, torch.randint(0, 5, (count,), generator=generator)
 
 
+class Recording(HostLauncher):
+    launched = ()
+
+    def launch(self, kernel, *arguments):
+        self.launched = (*self.launched, kernel)
+        super().launch(kernel, *arguments)
+
+
 @pytest.fixture
 def fused(library, monkeypatch):
-    """Send CPU models down the path of CUDA ones, and count the batches that took it."""
-    used = []
-    scores = FusedHeadEvaluator.scores
-    monkeypatch.setattr(fused_head, "launcher_of", lambda weight: HostLauncher(library))
-    monkeypatch.setattr(
-        FusedHeadEvaluator, "scores", lambda self, batch: used.append(1) or scores(self, batch)
-    )
-    return used
+    """Send CPU models down the path of CUDA ones; what was launched."""
+    launcher = Recording(library)
+    monkeypatch.setattr(fused_head, "launcher_of", lambda weight: launcher)
+    monkeypatch.setattr(layered, "relu_network", lambda *_: None)
+    return launcher
 
 
 def test_fused_head_gives_the_cpu_path_s_curve(fused, monkeypatch):
     a, b = net(1, mlp), net(2, mlp)
     found = barrier(a, b, data(), alphas=7)
-    assert fused
+    assert fused.launched == ("interpolation_grid_2",)
     monkeypatch.setattr(fused_head, "launcher_of", lambda weight: None)
     expected = barrier(a, b, data(), alphas=7)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=2e-6)
@@ -67,11 +72,55 @@ def test_fused_head_gives_the_cpu_path_s_curve(fused, monkeypatch):
 
 def test_fused_head_serves_planes_in_slices(fused, monkeypatch):
     nets = [net(seed, mlp) for seed in (1, 2, 3)]
-    found = plane(*nets, data(), max_memory=70 * 16 * 3)
-    assert fused
+    found = plane(*nets, data(), max_memory=70 * 16 * 8)
+    assert set(fused.launched) == {"interpolation_grid_3"}
+    assert len(fused.launched) > 3
     monkeypatch.setattr(fused_head, "launcher_of", lambda weight: None)
     expected = plane(*nets, data())
     np.testing.assert_allclose(found.loss, expected.loss, rtol=5e-6)
+
+
+def test_few_examples_at_a_time_give_the_same_curve(fused):
+    a, b = net(1, mlp), net(2, mlp)
+    found = barrier(a, b, data(), alphas=3, max_memory=20_000)
+    assert len(fused.launched) > 1
+    np.testing.assert_allclose(found.loss, barrier(a, b, data(), alphas=3).loss, rtol=2e-6)
+
+
+DEEP = {
+    "relu": lambda: MLP((12, 20, 16, 14, 5)),
+    "layernorm": lambda: MLP((12, 20, 16, 5), norm="layernorm"),
+    "batchnorm": lambda: MLP((12, 20, 16, 5), norm="batchnorm"),
+    "one logit": lambda: MLP((12, 20, 16, 1), binary=True),
+    "gelu": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 8), nn.GELU(), nn.Linear(8, 5)
+    ),
+}
+
+
+@pytest.mark.parametrize("norm", ["keep", "repair"])
+@pytest.mark.parametrize("kind", DEEP)
+def test_the_last_layer_is_fused_whatever_the_depth(fused, monkeypatch, kind, norm):
+    a, b = net(1, DEEP[kind]), net(2, DEEP[kind])
+    x, y = data()
+    measured = partial(barrier, a, b, (x, y % 2), alphas=5, norm=norm, max_memory=400_000)
+    found = measured()
+    assert set(fused.launched) == {"interpolation_head"}
+    monkeypatch.setattr(fused_head, "launcher_of", lambda weight: None)
+    expected = measured()
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=3e-6)
+    np.testing.assert_array_equal(found.error, expected.error)
+
+
+def test_two_layers_of_many_networks_or_repaired_take_the_fused_last_layer(fused, monkeypatch):
+    nets = [net(seed, mlp) for seed in range(5)]
+    found = simplex(nets, data(), resolution=2)
+    repaired = barrier(*nets[:2], data(), alphas=3, norm="repair")
+    assert set(fused.launched) == {"interpolation_head"}
+    monkeypatch.setattr(fused_head, "launcher_of", lambda weight: None)
+    np.testing.assert_allclose(found.loss, simplex(nets, data(), resolution=2).loss, rtol=3e-6)
+    expected = barrier(*nets[:2], data(), alphas=3, norm="repair")
+    np.testing.assert_allclose(repaired.loss, expected.loss, rtol=3e-6)
 
 
 def test_a_network_with_itself_is_flat(fused):

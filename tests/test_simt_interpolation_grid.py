@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lmc_fast._cuda.interpolation_grid import mixed_cross_entropy
+from lmc_fast._cuda.interpolation_grid import head_cross_entropy, mixed_cross_entropy
 from simt_host import HostLauncher, compile_kernels, host_kernels
 from torch.nn import functional as F
 
@@ -119,11 +119,62 @@ def test_any_schedule_gives_the_same_bits(library):
     assert torch.equal(run(library, inputs, 1)[0], run(library, inputs, 2)[0])
 
 
+def head_problem(points, samples, hidden, classes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(points, hidden, samples, generator=generator),
+        torch.randn(points, classes, hidden, generator=generator) / hidden**0.5,
+        torch.randn(points, classes, generator=generator),
+        torch.randint(0, classes, (samples,), generator=generator),
+    )
+
+
+def head_reference(activations, weights, biases, targets, rectify):
+    wide = activations.double()
+    wide = wide.relu() if rectify else wide
+    logits = torch.baddbmm(biases.double()[..., None], weights.double(), wide).transpose(1, 2)
+    flat = logits.flatten(0, 1)
+    loss = F.cross_entropy(flat, targets.repeat(len(biases)), reduction="none")
+    wrong = (logits.argmax(2) != targets) & (targets != -100)
+    return loss.view(len(biases), -1), wrong.to(torch.uint8)
+
+
+def run_head(library, inputs, seed=0, *, rectify=True):
+    status = torch.zeros(1, dtype=torch.int32)
+    launcher = HostLauncher(library, seed)
+    found = head_cross_entropy(*inputs, status, rectify=rectify, launcher=launcher)
+    return *found, status.item()
+
+
+@pytest.mark.parametrize("rectify", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 2), (3, 300, 70, 10), (2, 7, 9, 23), (5, 30, 128, 3)])
+def test_a_head_over_given_activations_matches_float64(library, shape, rectify):
+    inputs = head_problem(*shape)
+    inputs[3][::4] = -100
+    loss, wrong, status = run_head(library, inputs, rectify=rectify)
+    expected, expected_wrong = head_reference(*inputs, rectify)
+    torch.testing.assert_close(loss, expected, rtol=2e-6, atol=2e-6)
+    assert torch.equal(wrong, expected_wrong)
+    assert status == 0
+
+
+def test_a_head_reports_targets_that_are_no_class_and_keeps_nan(library):
+    inputs = head_problem(2, 12, 8, 3)
+    inputs[0][1, 4, 6] = torch.nan
+    inputs[3][2] = 3
+    loss, _, status = run_head(library, inputs)
+    assert status == 1
+    assert loss.isnan().nonzero().tolist() == [[1, 6]]
+
+
 MUTANTS = {
-    "missing wait": ("        wait_copies<0>();\n        barrier();", "        barrier();"),
+    "missing wait": (
+        "        wait_copies<0>();\n        barrier();\n        if (stage + 1 < stages) {",
+        "        barrier();\n        if (stage + 1 < stages) {",
+    ),
     "missing barrier": (
-        "        wait_copies<0>();\n        barrier();",
-        "        wait_copies<0>();",
+        "        wait_copies<0>();\n        barrier();\n        if (stage + 1 < stages) {",
+        "        wait_copies<0>();\n        if (stage + 1 < stages) {",
     ),
     "wrong row": ("(lane + 32 * s) * pitch + unit", "(lane + 31 * s) * pitch + unit"),
     "stale weights": ("mix_weights(stage + 1, origin)", "mix_weights(stage, origin)"),
@@ -136,3 +187,23 @@ def test_planted_faults_are_caught(mutant, tmp_path):
     inputs = problem(2, 9, 70, 40, 10)
     loss, _, _ = run(library, inputs)
     assert not torch.allclose(loss, reference(*inputs)[0], rtol=2e-6, atol=2e-6)
+
+
+HEAD_MUTANTS = {
+    "missing barrier": (
+        "        barrier();\n        if (stage + 1 < stages)\n",
+        "        if (stage + 1 < stages)\n",
+    ),
+    "ragged edge": ("value[s][k] = first + k < left && sample", "value[s][k] = sample"),
+}
+
+
+@pytest.mark.parametrize("mutant", HEAD_MUTANTS)
+def test_planted_faults_of_a_head_are_caught(mutant, tmp_path):
+    fault = HEAD_MUTANTS[mutant]
+    library = compile_kernels("interpolation_grid", tmp_path, replacements=(fault,))
+    activations, weights, biases, targets = head_problem(3, 70, 130, 10)
+    activations[:, 129:] = torch.nan  # what lies beyond the part that is given
+    inputs = activations[:1, :129], weights[:1, :, :129], biases[:1], targets
+    loss, _, _ = run_head(library, inputs)
+    assert not torch.allclose(loss, head_reference(*inputs, True)[0], rtol=2e-6, atol=2e-6)

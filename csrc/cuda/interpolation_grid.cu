@@ -7,59 +7,31 @@
 // mixed activations live in registers only.
 //
 // Parallel over: tiles of 128 samples (grid x), groups of 8 points (grid y), 2 points to a warp.
-#include "primitives.cuh"
+#include "interpolation_head.cuh"
+#include "interpolation_scores.cuh"
 
 namespace lmc {
 
-constexpr int grid_threads = 128;
 constexpr int max_anchors = 3;
 constexpr int samples_of_lane = 4;
 constexpr int points_of_warp = 2;
 constexpr int tile_samples = 32 * samples_of_lane;
 constexpr int tile_points = grid_threads / 32 * points_of_warp;
-constexpr int tile_classes = 10;
 constexpr int depth = 16;        // hidden units of a stage
 constexpr int pitch = depth + 4; // floats of a row: neighbouring lanes meet different banks
-constexpr Int64 ignored_target = -100;
 
 struct GridParams {
+  Scoring scoring;
   const float *preactivations[max_anchors]; // [samples][hidden]
   const float *weights[max_anchors];        // [classes][hidden]
   const float *biases[max_anchors];         // [classes]
   const float *shares;                      // [points][anchors]
-  const Int64 *targets;                     // [samples]
-  double *loss;                             // [points][samples]
-  unsigned char *wrong;                     // [points][samples]: 0 or 1
-  int *status;                              // 1: a target is no class
-  int points;
-  int samples;
-  int hidden;
-  int classes;
-  int aligned; // every row starts on a multiple of 16 bytes
-};
-
-// Softmax over classes that come one after the other. `others` is the sum of exp(z - greatest) over
-// all but the greatest, so that a small loss keeps its digits.
-struct RunningSoftmax {
-  float greatest, others, picked;
-  int best;
-
-  __device__ void add(float z, int label, int target) {
-    if (z > greatest || z != z) {
-      others = (others + 1.0f) * expf(greatest - z);
-      greatest = z;
-      best = label;
-    } else {
-      others += expf(z - greatest);
-    }
-    picked = label == target ? z : picked;
-  }
-
-  __device__ double loss() const { return double(greatest - picked) + double(log1pf(others)); }
+  int aligned;                              // every row starts on a multiple of 16 bytes
 };
 
 template <int Anchors> struct GridBlock {
   const GridParams &params;
+  const Scoring &scoring;
   float *tiles;   // [2][Anchors][tile_samples][pitch]
   float *weights; // [2][tile_points][tile_classes][depth]
   Int64 first_sample;
@@ -67,7 +39,7 @@ template <int Anchors> struct GridBlock {
   float share[points_of_warp][Anchors];
 
   __device__ explicit GridBlock(const GridParams &given)
-      : params(given), tiles(reinterpret_cast<float *>(shared_memory())),
+      : params(given), scoring(given.scoring), tiles(reinterpret_cast<float *>(shared_memory())),
         weights(tiles + 2 * Anchors * tile_samples * pitch),
         first_sample(Int64(blockIdx.x) * tile_samples), first_point(int(blockIdx.y) * tile_points) {
 #pragma unroll
@@ -79,7 +51,7 @@ template <int Anchors> struct GridBlock {
 
   __device__ float share_of(int point, int anchor) const {
     const int k = first_point + point;
-    return k < params.points ? params.shares[Int64(k) * Anchors + anchor] : 0.0f;
+    return k < scoring.points ? params.shares[Int64(k) * Anchors + anchor] : 0.0f;
   }
 
   __device__ float *tile(int stage, int anchor) const {
@@ -89,16 +61,16 @@ template <int Anchors> struct GridBlock {
   __device__ void fetch(int stage) {
     const int t = int(threadIdx.x);
     const int unit = stage * depth + t % (depth / 4) * 4;
-    const int left = params.hidden - unit < 4 ? params.hidden - unit : 4;
+    const int left = scoring.hidden - unit < 4 ? scoring.hidden - unit : 4;
 #pragma unroll
     for (int a = 0; a < Anchors; ++a)
 #pragma unroll
       for (int i = 0; i < tile_samples / (grid_threads / (depth / 4)); ++i) {
         const int row = t / (depth / 4) + i * (grid_threads / (depth / 4));
-        const bool inside = first_sample + row < params.samples && left > 0;
+        const bool inside = first_sample + row < scoring.samples && left > 0;
         const float *from = params.preactivations[a];
         if (inside)
-          from += (first_sample + row) * params.hidden + unit;
+          from += (first_sample + row) * scoring.hidden + unit;
         float *to = tile(stage, a) + row * pitch + t % (depth / 4) * 4;
         if (params.aligned) {
           copy_async<16>(to, from, inside ? left * 4 : 0);
@@ -118,8 +90,8 @@ template <int Anchors> struct GridBlock {
       float value[Anchors];
 #pragma unroll
       for (int a = 0; a < Anchors; ++a)
-        value[a] = label < params.classes && unit < params.hidden
-                       ? params.weights[a][Int64(label) * params.hidden + unit]
+        value[a] = label < scoring.classes && unit < scoring.hidden
+                       ? params.weights[a][Int64(label) * scoring.hidden + unit]
                        : 0.0f;
       for (int p = 0; p < tile_points; ++p) {
         float mixed = 0.0f;
@@ -153,8 +125,7 @@ template <int Anchors> struct GridBlock {
 #pragma unroll
             for (int a = 0; a < Anchors; ++a)
               value = fmaf(share[p][a], hidden[a][s].at[e], value);
-            // Written so that NaN passes through, as it does through torch's ReLU.
-            mixed[s][e] = value < 0.0f ? 0.0f : value;
+            mixed[s][e] = relu(value);
           }
         const int point = stage % 2 * tile_points + warp * points_of_warp + p;
 #pragma unroll
@@ -181,21 +152,18 @@ template <int Anchors> struct GridBlock {
   __device__ void run() {
     const int lane = int(threadIdx.x) % 32;
     const int warp_point = first_point + int(threadIdx.x) / 32 * points_of_warp;
-    const int stages = (params.hidden + depth - 1) / depth;
+    const int stages = (scoring.hidden + depth - 1) / depth;
     Int64 target[samples_of_lane];
     RunningSoftmax softmax[points_of_warp][samples_of_lane];
 #pragma unroll
     for (int s = 0; s < samples_of_lane; ++s) {
-      const Int64 sample = first_sample + lane + 32 * s;
-      target[s] = sample < params.samples ? params.targets[sample] : ignored_target;
-      if (target[s] != ignored_target && (target[s] < 0 || target[s] >= params.classes))
-        atomic_or(params.status, 1);
+      target[s] = scoring.target_of(first_sample + lane + 32 * s);
 #pragma unroll
       for (int p = 0; p < points_of_warp; ++p)
-        softmax[p][s] = {-bits_to_float(0x7f800000u), 0.0f, 0.0f, 0};
+        softmax[p][s] = RunningSoftmax::empty();
     }
 #pragma unroll 1
-    for (int origin = 0; origin < params.classes; origin += tile_classes) {
+    for (int origin = 0; origin < scoring.classes; origin += tile_classes) {
       float logits[points_of_warp][samples_of_lane][tile_classes] = {};
       barrier();
       fetch(0);
@@ -208,34 +176,27 @@ template <int Anchors> struct GridBlock {
           fetch(stage + 1);
           mix_weights(stage + 1, origin);
         }
-        if (warp_point < params.points)
+        if (warp_point < scoring.points)
           multiply(stage, logits);
       }
 #pragma unroll
       for (int c = 0; c < tile_classes; ++c) {
-        if (origin + c >= params.classes)
+        if (origin + c >= scoring.classes)
           break;
 #pragma unroll
         for (int p = 0; p < points_of_warp; ++p) {
           const float bias = bias_of(p, origin + c);
 #pragma unroll
           for (int s = 0; s < samples_of_lane; ++s)
-            softmax[p][s].add(logits[p][s][c] + bias, origin + c, int(target[s]));
+            softmax[p][s].add(logits[p][s][c] + bias, origin + c, target[s]);
         }
       }
     }
 #pragma unroll
     for (int p = 0; p < points_of_warp; ++p)
 #pragma unroll
-      for (int s = 0; s < samples_of_lane; ++s) {
-        const Int64 sample = first_sample + lane + 32 * s;
-        if (sample >= params.samples || warp_point + p >= params.points)
-          continue;
-        const bool counts = target[s] != ignored_target;
-        const Int64 at = Int64(warp_point + p) * params.samples + sample;
-        params.loss[at] = counts ? softmax[p][s].loss() : 0.0;
-        params.wrong[at] = counts && softmax[p][s].best != int(target[s]);
-      }
+      for (int s = 0; s < samples_of_lane; ++s)
+        softmax[p][s].write(scoring, warp_point + p, first_sample + lane + 32 * s, target[s]);
   }
 };
 
@@ -247,6 +208,11 @@ extern "C" __global__ void __launch_bounds__(grid_threads)
 extern "C" __global__ void __launch_bounds__(grid_threads)
     interpolation_grid_3(const __grid_constant__ GridParams params) {
   GridBlock<3>(params).run();
+}
+
+extern "C" __global__ void __launch_bounds__(grid_threads)
+    interpolation_head(const __grid_constant__ HeadParams params) {
+  HeadBlock(params).run();
 }
 
 } // namespace lmc

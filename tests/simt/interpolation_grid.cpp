@@ -7,6 +7,7 @@ using lmc::GridParams;
 const simt::Kernel kernels[] = {
     SIMT_KERNEL(interpolation_grid_2, GridParams),
     SIMT_KERNEL(interpolation_grid_3, GridParams),
+    SIMT_KERNEL(interpolation_head, lmc::HeadParams),
 };
 } // namespace
 

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from lmc_fast.symmetry.architecture import architecture_key
+from lmc_fast.symmetry.remember import remember
+
 
 @dataclass(frozen=True)
 class LinearStep:
@@ -94,13 +97,18 @@ def chain_of(model: nn.Module) -> Chain | None:
     """Return the model as a chain, or None where it is none that can be recognised.
 
     The model must be in evaluation mode. Hooks, subclasses and parametrisations of layers have
-    behaviour that a chain would miss, so a model that holds any is none.
+    behaviour that a chain would miss, so a model that holds any is none. An architecture is traced
+    once; whoever uses the chain proves it on the model at hand.
     """
     leaves = [module for module in model.modules() if not list(module.children())]
     if any(type(module) not in _LEAVES and _has_tensors(module) for module in leaves):
         return None
     if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
         return None
+    return remember((chain_of, architecture_key(model, None)), lambda: _traced_chain(model))
+
+
+def _traced_chain(model: nn.Module) -> Chain | None:
     try:
         graph = fx.Tracer().trace(model)
     except Exception:  # whatever a model does while it is traced, it is no plain chain

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lmc_fast.barrier.forward import evaluation_mode
 from lmc_fast.barrier.functional import FunctionalEvaluator
-from lmc_fast.barrier.fused_head import fused_head_evaluator
+from lmc_fast.barrier.fused_head import fused_evaluator
 from lmc_fast.barrier.layered import layered_evaluator
 from lmc_fast.barrier.losses import Loss, Scores
 from lmc_fast.barrier.normalise import Correction, calibrate
@@ -185,7 +185,7 @@ def make_evaluator(
     """Choose how the points are evaluated, given the first batch: the one place that decides."""
     layered = layered_evaluator(model, points, corrections, loss, max_memory, batch)
     if layered is not None:
-        return fused_head_evaluator(layered, points, corrections, loss, max_memory) or layered
+        return fused_evaluator(layered, points, corrections, loss, max_memory) or layered
     return replay_evaluator(
         model, points, corrections, loss, max_memory, batch
     ) or FunctionalEvaluator(model, points, corrections, loss, max_memory, batch)

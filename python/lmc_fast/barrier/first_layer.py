@@ -52,7 +52,10 @@ class FirstLayer:
         like = layers[0][0]
         self.compiled = like.dtype == torch.float32 and like.device.type == "cpu"
         self._apart = self.rows == self._unit_rows.numel() and mixer.index.shape[1] <= 2
-        by_network = 0 if self.compiled else self._unit_rows.numel()
+        on_host = like.device.type == "cpu"
+        # One operation, without reading indices back, for any number of points of one segment.
+        self._blend = None if on_host or len(layers) > 2 else mixer.share_of_last()[:, None, None]
+        by_network = 0 if self.compiled or self._blend is not None else self._unit_rows.numel()
         self.bytes_per_example = (self.rows + by_network) * like.element_size()
         self.next_step = chain.after_affine(0)
         self._relu = is_relu(chain.steps[self.next_step])
@@ -74,6 +77,10 @@ class FirstLayer:
 
     def mixed(self, rows: Tensor, part: slice, out: Tensor) -> Tensor:
         """Return the layer's activations at some points, (points, units, examples), in ``out``."""
+        if self._blend is not None:
+            networks = rows.view(*self._unit_rows.shape, rows.shape[1])
+            ends = networks[0].expand_as(out), networks[-1].expand_as(out)
+            return self._activated(torch.lerp(*ends, self._blend[part], out=out), part)
         if self._apart and out[0].numel() > _PARALLEL_SIZE:
             # Threads of our own would wait for those of the matrix products, which spin on.
             networks = rows.view(*self._unit_rows.shape, rows.shape[1])
@@ -167,12 +174,13 @@ def _distinct_units(
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """Return the layers without repeated units, and each network's units as rows of them.
 
-    Two units are one where weights and bias agree bit by bit. Of two networks nothing is dropped:
-    the search would cost more than it saves. O(weights).
+    Two units are one where weights and bias agree bit by bit. Of two networks nothing is dropped,
+    nor of three on another device, whose weights would have to be read back: the search would cost
+    more than it saves. O(weights).
     """
     units = len(layers[0][1])
     rows = torch.arange(len(layers) * units).reshape(len(layers), units)
-    if len(layers) < 3:
+    if len(layers) < (3 if layers[0][0].device.type == "cpu" else 4):
         return list(layers), rows
     digests = np.stack([_digests(weight, bias) for weight, bias in layers])
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lmc_fast.barrier.chain import (
     BatchNormStep,
@@ -37,6 +38,9 @@ from lmc_fast.data import Batch
 
 _CACHED_BYTES = 10 << 20
 """Activations of a slice beyond this size fall out of the processor's cache."""
+
+_DEVICE_BYTES = 1 << 30
+"""Of a slice on any other device: launches are to be few and large."""
 
 _GROUP_EXAMPLES = 4096
 """Fewer leave matrix products, and threads that start and stop, below their best."""
@@ -73,6 +77,7 @@ class LayeredEvaluator:
         self._buffers: dict[str, Tensor] = {}
         self._zeroed = torch.Size()
         self._like = points.anchors[0][f"{first}.weight"]
+        self._slice_bytes = _CACHED_BYTES if self._like.device.type == "cpu" else _DEVICE_BYTES
         size = self._like.element_size()
         shapes = [points.anchors[0][f"{step.name}.weight"].shape for step in chain.linears]
         widths = [shape[0] for shape in shapes]
@@ -109,6 +114,13 @@ class LayeredEvaluator:
 
     def scores(self, group: Sequence[Batch]) -> Iterator[tuple[slice, Scores]]:
         """Yield slices of points and their scores, block by block of the examples."""
+        for rows, part, targets in self.blocks(group):
+            outputs = self._outputs(rows, part)
+            wanted = logits_of(outputs) if self._loss.stacked else list(outputs)
+            yield part, self._loss.score(wanted, targets)
+
+    def blocks(self, group: Sequence[Batch]) -> Iterator[tuple[Tensor, slice, Tensor]]:
+        """Yield the first layer's rows of some examples, some points, and the examples' targets."""
         targets = torch.cat([batch.targets for batch in group if batch.targets is not None])
         inputs = [batch.inputs for batch in group]
         examples, points = self._slices(len(targets))
@@ -116,10 +128,7 @@ class LayeredEvaluator:
             block = slice(start, min(start + examples, len(targets)))
             rows = self._first_rows(inputs, block)
             for k in range(0, self._count, points):
-                part = slice(k, min(k + points, self._count))
-                outputs = self._outputs(rows, part)
-                wanted = logits_of(outputs) if self._loss.stacked else list(outputs)
-                yield part, self._loss.score(wanted, targets[block])
+                yield rows, slice(k, min(k + points, self._count)), targets[block]
 
     def agrees_with(self, model: nn.Module, state: StateDict, inputs: Tensor) -> bool:
         """Return whether the first point's outputs are those of ``model`` with ``state``.
@@ -144,10 +153,10 @@ class LayeredEvaluator:
         # The first layer's rows take half at most: the rest serves many points at a time.
         examples = max(1, min(batch, room // (2 * rows + each)))
         if self._hidden:
-            examples = min(examples, max(1, _CACHED_BYTES // (2 * each)))
+            examples = min(examples, max(1, self._slice_bytes // (2 * each)))
         # Equal blocks: a short one at the end would run below its best.
         examples = -(-batch // -(-batch // examples))
-        room = min(room - rows * examples, max(_CACHED_BYTES, each * examples))
+        room = min(room - rows * examples, max(self._slice_bytes, each * examples))
         point_bytes = examples * each + (0 if self._keep_weights else self._weight_bytes)
         return examples, max(1, min(self._count, room // point_bytes))
 
@@ -173,35 +182,45 @@ class LayeredEvaluator:
 
     def _outputs(self, rows: Tensor, part: slice) -> Tensor:
         """Return the model's outputs at some points, (points, examples, ...)."""
-        steps = self._chain.steps
         count, examples = part.stop - part.start, rows.shape[1]
-        position = self._first.next_step
         outputs = self._buffer("outputs", count, self._outputs_shape[0], examples)
         if outputs.shape != self._zeroed:
             outputs[:, : self._outputs_shape[1]] = 0
             self._zeroed = outputs.shape
         if self._network is not None:
             self._network.evaluate(rows, part, outputs)
-            position = len(steps)
-        elif self._first.feeds_head:
-            self._first.through_head(rows, part, *self._linear(position, part), outputs)
-            position += 1
         else:
-            units = self._like.shape[0]
-            value = self._first.mixed(rows, part, self._buffer("even", count, units, examples))
-        free = "odd"
+            weight, bias = self._linear(len(self._chain.steps) - 1, part)
+            if self._first.feeds_head:
+                self._first.through_head(rows, part, weight, bias, outputs)
+            else:
+                value = self.activations(rows, part)
+                out = outputs[:, self._outputs_shape[1] :]
+                torch.baddbmm(bias[..., None], weight, value, out=out)
+        by_example = outputs.transpose(1, 2)
+        if self._chain.tail is None:
+            return by_example
+        flat: Tensor = self._chain.tail(by_example.reshape(-1, by_example.shape[2]))
+        return flat.reshape(*by_example.shape[:2], *flat.shape[1:])
+
+    def activations(self, rows: Tensor, part: slice, *, rectified: bool = True) -> Tensor:
+        """Return what the last linear layer takes, (points, units, examples), until the next call.
+
+        Where not ``rectified``, a ReLU right before that layer may be left out.
+        """
+        steps = self._chain.steps[: -1 if rectified else -2]
+        count, examples = part.stop - part.start, rows.shape[1]
+        units = self._like.shape[0]
+        value = self._first.mixed(rows, part, self._buffer("even", count, units, examples))
+        position, free = self._first.next_step, "odd"
         while position < len(steps):
             step = steps[position]
             if isinstance(step, LinearStep):
                 weight, bias = self._linear(position, part)
-                following = self._chain.after_affine(position)
-                if following == len(steps):
-                    out = outputs[:, self._outputs_shape[1] :]
-                else:
-                    out = self._buffer(free, count, weight.shape[1], examples)
-                    free = "odd" if free == "even" else "even"
+                out = self._buffer(free, count, weight.shape[1], examples)
+                free = "odd" if free == "even" else "even"
                 value = torch.baddbmm(bias[..., None], weight, value, out=out)
-                position = following
+                position = self._chain.after_affine(position)
                 continue
             if isinstance(step, UnitwiseStep):
                 value = value.relu_() if step.is_relu else step.function(value)
@@ -211,18 +230,25 @@ class LayeredEvaluator:
                 scale, shift = batch_norm_affine(self._mixer, step, part)
                 value.mul_(scale[..., None]).add_(shift[..., None])
             position += 1
-        by_example = outputs.transpose(1, 2)
-        if self._chain.tail is None:
-            return by_example
-        flat: Tensor = self._chain.tail(by_example.reshape(-1, by_example.shape[2]))
-        return flat.reshape(*by_example.shape[:2], *flat.shape[1:])
+        return value
+
+    def head(self, part: slice) -> tuple[Tensor, Tensor]:
+        """Return the output layer at some points, (points, classes, units) and (points, classes).
+
+        The zero that the model prepends to its outputs counts as a class.
+        """
+        weight, bias = self._linear(len(self._chain.steps) - 1, part)
+        zeros = int(self._outputs_shape[1])
+        return (
+            (F.pad(weight, (0, 0, zeros, 0)), F.pad(bias, (zeros, 0))) if zeros else (weight, bias)
+        )
 
     def _linear(self, position: int, part: slice) -> tuple[Tensor, Tensor]:
         """Return weights and bias of a linear step, with what follows it folded in."""
         if not self._keep_weights:
             return self._mixed_linear(position, part)
         if position not in self._kept:
-            step = max(1, _CACHED_BYTES // self._weight_bytes)
+            step = max(1, self._slice_bytes // self._weight_bytes)
             for start in range(0, self._count, step):
                 piece = slice(start, min(start + step, self._count))
                 mixed = self._mixed_linear(position, piece)

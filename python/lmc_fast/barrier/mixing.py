@@ -76,6 +76,12 @@ class Mixer:
             total = stack[index[:, j]].sub_(first).mul_(share[:, j]).add_(total)
         return total
 
+    def share_of_last(self) -> Tensor:
+        """Return by how much each point mixes the last network, (points,) in its own dtype."""
+        like = next(t for t in self.networks[0].values() if t.is_floating_point())
+        here = self.index == len(self.networks) - 1
+        return (self.share * here).sum(1).to(like.dtype)
+
     def affine(self, name: str, part: slice) -> tuple[Tensor, Tensor] | None:
         """Return REPAIR's scale and shift of a layer's units, (points, units) each, if any."""
         corrections = self._corrections[part] if self._corrections else ()
