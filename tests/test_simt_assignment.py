@@ -167,6 +167,37 @@ def test_public_calls_give_the_same_wherever_they_run(placed, monkeypatch, maxim
 
 
 @pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("shape", [(20, 20), (12, 20), (20, 12)])
+def test_initial_duals_and_max_gap_change_no_optimum_and_save_work(placed, maximize, shape):
+    cost = batch_of(8, *shape)
+    found = solve_assignment(cost, maximize=maximize)
+    again = solve_assignment(cost, maximize=maximize, initial_duals=(found.u, found.v), max_gap=0.5)
+    wild = torch.full(found.v.shape, 1e200, dtype=torch.float64)
+    far = solve_assignment(cost, maximize=maximize, initial_duals=(found.u.numpy(), wild))
+    for other in (again, far):
+        assert torch.equal(other.cols, found.cols)
+        assert (other.gap == 0).all()
+    assert (again.rows_read <= found.rows_read).all()
+    if shape[0] == shape[1]:
+        assert again.rows_read.sum() < found.rows_read.sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"initial_duals": (torch.zeros(8, 6), torch.zeros(8, 5))}, "initial dual v of shape"),
+        ({"initial_duals": (torch.zeros(8, 6), torch.full((8, 6), torch.nan))}, "finite"),
+        ({"max_gap": -1.0}, "max_gap"),
+        ({"ties": "keep"}, "prefer"),
+    ],
+)
+def test_options_are_checked_wherever_it_is_solved(placed, options, message):
+    cost = torch.stack([draw("normal", 6, 6, seed) for seed in range(8)])
+    with pytest.raises(ValueError, match=message):
+        solve_assignment(cost, **options)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
 def test_the_problems_of_a_network_are_solved_in_one_call(library, monkeypatch, maximize):
     shapes = [(20, 20), (7, 7), (31, 31), (9, 12), (12, 9), (1, 1), (15, 15), (5, 4, 4)]
     generator = torch.Generator().manual_seed(0)

@@ -17,7 +17,6 @@ from lmc_fast._cuda import placement
 __all__ = ["Assignment", "linear_sum_assignment", "solve_assignment"]
 
 _INFEASIBLE, _INVALID = 1, 2
-_TIES = (("first", True), ("keep", False))
 _NO_BATCH: tuple[int, ...] = ()
 _IN_PLACE = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -170,7 +169,8 @@ def solve_assignment(
     Assignment
         The same ``cols`` and ``gap`` wherever it is solved, and the same bits for every number of
         threads and every instruction set. Matrices on a CUDA device are placed as in
-        `linear_sum_assignment`; with `initial_duals`, `max_gap` or `regrets` the CPU solves them.
+        `linear_sum_assignment`; the device heeds the `initial_duals` of square problems, and solves
+        to the optimum whatever the `max_gap`. With `regrets` the CPU solves them.
 
     Raises
     ------
@@ -206,29 +206,34 @@ def solve_assignment(
     op = "solve_assignment"
     if regrets and max_gap:
         raise ValueError(f"[{op}] expected max_gap=0 with regrets=True, which are of an optimum")
-    fresh = initial_duals is None and max_gap == 0 and not regrets
-    if fresh and (ties, prefer is None) in _TIES and placement.belongs_here(cost):
-        preferred = None
-        if prefer is not None:
-            preferred = [torch.from_numpy(_preference(op, cost.shape, prefer)).to(cost.device)]
-        (placed,) = placement.solve_placed([cost], maximize=bool(maximize), prefer=preferred)
-        if placed is not None:
-            return _from_device(op, cost.shape, placed, maximize=bool(maximize))
-    view = view_cost(op, cost)
     if ties not in ("first", "keep"):
         raise ValueError(f"[{op}] expected ties='first' or 'keep', got {ties!r}")
     if (prefer is not None) != (ties == "keep"):
         raise ValueError(f"[{op}] prefer= and ties='keep' go together; give both or neither")
     if not 0 <= max_gap < math.inf:
         raise ValueError(f"[{op}] expected a finite max_gap >= 0, got {max_gap}")
+    if initial_duals is not None and (
+        not isinstance(initial_duals, Sequence) or len(initial_duals) != 2
+    ):
+        raise TypeError(f"[{op}] expected initial_duals=(u, v)")
+    if not regrets and placement.belongs_here(cost):
+        preferred = hint = None
+        if prefer is not None:
+            preferred = [torch.from_numpy(_preference(op, cost.shape, prefer)).to(cost.device)]
+        if initial_duals is not None:
+            _, start = _duals(op, cost.shape, initial_duals)
+            hint = [torch.from_numpy(start).to(cost.device)]
+        (placed,) = placement.solve_placed(
+            [cost], maximize=bool(maximize), prefer=preferred, initial_v=hint
+        )
+        if placed is not None:
+            return _from_device(op, cost.shape, placed, maximize=bool(maximize))
+    view = view_cost(op, cost)
     shape = (*view.batch_shape, view.rows, view.cols)
     wanted = None if prefer is None else _preference(op, shape, prefer)
     initial_u = initial_v = None
     if initial_duals is not None:
-        if not isinstance(initial_duals, Sequence) or len(initial_duals) != 2:
-            raise TypeError(f"[{op}] expected initial_duals=(u, v)")
-        initial_u = _dual(op, view, "u", initial_duals[0], view.rows)
-        initial_v = _dual(op, view, "v", initial_duals[1], view.cols)
+        initial_u, initial_v = _duals(op, shape, initial_duals)
     u = np.empty((*view.batch_shape, view.rows))
     v = np.empty((*view.batch_shape, view.cols))
     margins = np.empty((*view.batch_shape, view.rows))
@@ -428,9 +433,16 @@ def _preference(op: str, shape: tuple[int, ...], prefer: Any) -> NDArray[np.int6
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
-def _dual(op: str, view: CostView, name: str, values: Any, size: int) -> NDArray[np.float64]:
+def _duals(
+    op: str, shape: Sequence[int], given: tuple[Any, Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    (*batch, rows, cols) = shape
+    return _dual(op, (*batch, rows), "u", given[0]), _dual(op, (*batch, cols), "v", given[1])
+
+
+def _dual(op: str, shape: tuple[int, ...], name: str, values: Any) -> NDArray[np.float64]:
     array = _to_numpy(values)
-    _check_shape(op, (*view.batch_shape, size), f"initial dual {name}", array)
+    _check_shape(op, shape, f"initial dual {name}", array)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"[{op}] expected real initial duals, got dtype {array.dtype}")
     array = np.ascontiguousarray(array, dtype=np.float64)

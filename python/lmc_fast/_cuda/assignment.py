@@ -27,6 +27,7 @@ class _Group(ctypes.Structure):
         ("batch_stride", ctypes.c_longlong),
         ("row_stride", ctypes.c_longlong),
         ("column_stride", ctypes.c_longlong),
+        ("initial_v", ctypes.c_void_p),
         ("columns", ctypes.c_void_p),
         ("u", ctypes.c_void_p),
         ("v", ctypes.c_void_p),
@@ -70,7 +71,13 @@ class DeviceAssignment:
     status: Tensor
 
 
-def solve(costs: Sequence[Tensor], *, maximize: bool, launcher: Launcher) -> list[DeviceAssignment]:
+def solve(
+    costs: Sequence[Tensor],
+    *,
+    maximize: bool,
+    launcher: Launcher,
+    initial_v: Sequence[Tensor | None] | None = None,
+) -> list[DeviceAssignment]:
     """Solve batches of problems, (batch, rows, cols) each, rows <= cols <= 2048.
 
     Parameters
@@ -78,6 +85,8 @@ def solve(costs: Sequence[Tensor], *, maximize: bool, launcher: Launcher) -> lis
     costs : sequence of Tensor, float32 or float64, any strides
         One launch serves up to 32 of them.
     maximize : bool
+    initial_v : sequence of Tensor or None, (batch, cols) float64 each, optional
+        Duals of the columns to start from, finite; only square problems heed them.
 
     Notes
     -----
@@ -87,16 +96,19 @@ def solve(costs: Sequence[Tensor], *, maximize: bool, launcher: Launcher) -> lis
     results = []
     for start in range(0, len(costs), _MAX_GROUPS):
         part = costs[start : start + _MAX_GROUPS]
+        hints = [None if initial_v is None else initial_v[start + k] for k in range(len(part))]
+        hints = [None if hint is None else hint.contiguous() for hint in hints]
         outputs = [_outputs(cost) for cost in part]
         params = _Params(groups=len(part), maximize=maximize)
         blocks = shared = 0
         # The longest first, so that the others fill in beside them.
         order = sorted(range(len(part)), key=lambda k: -part[k].shape[2])
         for group, k in zip(params.group, order, strict=False):
-            cost, out = part[k], outputs[k]
+            cost, out, hint = part[k], outputs[k], hints[k]
             batch, rows, cols = cost.shape
             group.cost = cost.data_ptr()
             group.batch_stride, group.row_stride, group.column_stride = cost.stride()
+            group.initial_v = None if hint is None else hint.data_ptr()
             group.columns = out.cols.data_ptr()
             group.u, group.v = out.u.data_ptr(), out.v.data_ptr()
             group.reports, group.status = out.reports.data_ptr(), out.status.data_ptr()

@@ -21,7 +21,9 @@ class Placement:
     The matrices have to lie on the GPU. One block solves one problem, so a single problem uses one
     multiprocessor and the host's list method is faster; the GPU gains where a launch has many.
     Activation matching sends all groups of a network in one call; weight matching solves one group
-    at a time, from the duals of the sweep before, which is the host's work.
+    at a time, each from the duals of the sweep before, so its problems are single ones. Duals to
+    start from and a gap to stop at make no difference to the rule: the kernel takes the first, and
+    always goes on to the optimum.
     The numbers are estimates from counted steps, to be replaced by those of ``bench gpu``.
     """
 
@@ -63,7 +65,11 @@ def placed_here(shapes: Sequence[Sequence[int]]) -> list[bool]:
 
 
 def solve_placed(
-    costs: Sequence[object], *, maximize: bool, prefer: Sequence[Tensor] | None = None
+    costs: Sequence[object],
+    *,
+    maximize: bool,
+    prefer: Sequence[Tensor] | None = None,
+    initial_v: Sequence[Tensor] | None = None,
 ) -> list[Placed | None]:
     """Solve together what the placement rule leaves on its GPU; None for any other.
 
@@ -74,6 +80,8 @@ def solve_placed(
     prefer : sequence of int64 Tensor, (..., rows) each, optional
         Among equal optima take the one that agrees with this in most rows, of those the
         lexicographically smallest.
+    initial_v : sequence of float64 Tensor, (..., cols) each, optional
+        Finite duals of the columns to start from.
 
     Notes
     -----
@@ -90,8 +98,10 @@ def solve_placed(
         launcher = launcher_of(entries[0][1])
         if not chosen or launcher is None:
             continue
-        wanted = None if prefer is None else [prefer[k] for k, _ in chosen]
-        solved = _solve_all([cost for _, cost in chosen], wanted, maximize, launcher)
+        wanted, hints = (
+            None if each is None else [each[k] for k, _ in chosen] for each in (prefer, initial_v)
+        )
+        solved = _solve_all([cost for _, cost in chosen], wanted, hints, maximize, launcher)
         for (k, _), result in zip(chosen, solved, strict=True):
             found[k] = result
     return found
@@ -112,6 +122,7 @@ def _is_real(cost: Tensor) -> bool:
 def _solve_all(
     costs: Sequence[Tensor],
     prefer: Sequence[Tensor] | None,
+    initial_v: Sequence[Tensor] | None,
     maximize: bool,
     launcher: Launcher,
 ) -> list[Placed | None]:
@@ -120,7 +131,14 @@ def _solve_all(
         flat = cost.detach().resolve_neg().reshape(-1, *cost.shape[-2:])
         matrices.append(flat if flat.dtype in (torch.float32, torch.float64) else flat.float())
     squared = [_squared(each, always=prefer is not None) for each in matrices]
-    solutions = solve(squared, maximize=maximize, launcher=launcher)
+    hints = None
+    if initial_v is not None:
+        # The columns that were added start from 0.
+        hints = [
+            functional.pad(hint.reshape(len(each), -1), (0, each.shape[2] - hint.shape[-1]))
+            for hint, each in zip(initial_v, squared, strict=True)
+        ]
+    solutions = solve(squared, maximize=maximize, launcher=launcher, initial_v=hints)
     status = [solution.status for solution in solutions]
     if prefer is not None:
         tight = [
