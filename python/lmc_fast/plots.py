@@ -93,7 +93,7 @@ def match_quality(matching: Matching, *, ax: Axes | None = None) -> Axes:
         ax.text(
             right * 1.03,
             row,
-            f"regret {group.regret:.2g}\ngap {group.gap:.2g}",
+            f"median regret {group.regret:.2g}\ngap {group.gap:.2g}",
             va="center",
             fontsize="x-small",
         )
@@ -125,7 +125,7 @@ def similarity(
     ax.set_xlabel("unit of B" if permutation is None else "unit of B, matched order")
     ax.set_ylabel("unit of A")
     ax.set_title("before" if permutation is None else "after", fontsize="medium")
-    ax.figure.colorbar(image, ax=ax, label="similarity")
+    ax.figure.colorbar(image, ax=ax, label="similarity", fraction=0.046, pad=0.04)
     return ax
 
 
@@ -238,6 +238,8 @@ def barrier_heatmap(
     names = [matrix.names[order[i]] for i in ticks]
     ax.set_xticks(ticks, names, rotation=90, fontsize="x-small")
     ax.set_yticks(ticks, names, fontsize="x-small")
+    ax.set_xlabel("network")
+    ax.set_ylabel("network")
     ax.figure.colorbar(image, ax=ax, label=f"{metric} barrier ({kind})", shrink=0.8)
     return ax
 
