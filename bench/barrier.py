@@ -157,7 +157,7 @@ def memory(examples: int) -> dict[str, int]:
     """Growth of the peak resident memory at two limits, each in a fresh process."""
     peaks = {}
     context = get_context("spawn")
-    for limit in (32 << 20, 1 << 30):
+    for limit in (16 << 20, 1 << 30):
         receive, send = context.Pipe(duplex=False)
         process = context.Process(target=_peak, args=(limit, examples, send))
         process.start()
@@ -171,7 +171,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=50, help="pairs that the loop is timed on")
     parser.add_argument(
-        "--memory-examples", type=int, default=2000, help="examples of the memory measurement"
+        "--memory-examples", type=int, default=6000, help="examples of the memory measurement"
     )
     args = parser.parse_args(argv)
     torch.manual_seed(0)
