@@ -15,6 +15,10 @@ from torch import Tensor
 CACHE_BYTES = 256 << 20
 """More than any second-level cache; inputs rotate through at least this much."""
 
+PRODUCT_SIZES = (4096, 8192)
+TALL_ROWS = 2_000_000
+"""Of the ceilings: sizes of square products, and rows of products of few channels."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -91,14 +95,14 @@ def ceilings(timer: Timer) -> dict[str, float]:
         "float64": (torch.float64, False),
     }
     for name, (dtype, allowed) in kinds.items():
-        for n in (4096, 8192):
+        for n in PRODUCT_SIZES:
             x, y = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
             with tf32(allowed):
                 seconds = timer.seconds(lambda k, x=x, y=y: x.T @ y, longest=2.0)
             found[f"{name} {n} TFLOP/s"] = 2e-12 * n**3 / seconds
     for channels in (16, 32, 64, 128):
-        x, y = (torch.randn(2_000_000, channels, device=device) for _ in range(2))
+        x, y = (torch.randn(TALL_ROWS, channels, device=device) for _ in range(2))
         with tf32(False):
             seconds = timer.seconds(lambda k, x=x, y=y: x.T @ y, longest=2.0)
-        found[f"float32 n=2e6 p={channels} TB/s"] = 8e-12 * x.numel() / seconds
+        found[f"float32 n={TALL_ROWS:.0e} p={channels} TB/s"] = 8e-12 * x.numel() / seconds
     return found
