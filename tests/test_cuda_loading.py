@@ -87,6 +87,24 @@ def test_nvrtc_compiles_the_kernels(library, capability, tmp_path, monkeypatch):
         assert nvrtc.compile_kernels(folder, source.stem, capability)[:4] == b"\x7fELF"
 
 
+def test_machine_code_that_the_driver_refuses_is_compiled_anew(tmp_path, monkeypatch):
+    """As by a driver older than the compiler."""
+    (tmp_path / "small.fatbin").write_bytes(b"shipped")
+    loaded = []
+
+    def module(index, image):
+        loaded.append(image)
+        if image == b"shipped":
+            raise RuntimeError("CUDA driver: cannot load the kernels")
+        return image
+
+    monkeypatch.setattr(launcher, "kernel_folder", lambda: tmp_path)
+    monkeypatch.setattr(launcher._core, "CudaModule", module)
+    monkeypatch.setattr(nvrtc, "compile_kernels", lambda *_: b"compiled")
+    assert launcher._load_module(0, "small", (9, 0)) == b"compiled"
+    assert loaded == [b"shipped", b"compiled"]
+
+
 def test_no_nvrtc_says_what_to_do(monkeypatch):
     monkeypatch.setattr(nvrtc, "_candidates", lambda: iter(()))
     nvrtc._library.cache_clear()

@@ -5,10 +5,12 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import test_cuda_device as device_tests
 import torch
-from lmc_fast import cuda_available
+from lmc_fast import LmcWarning, barrier, cross_correlation, cuda_available
+from lmc_fast._cuda import launcher
 from pretend_cuda import DeviceTensor, pretend_cuda
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -68,6 +70,40 @@ CASES = [
 def test_a_device_test_runs(device, case):
     name, *arguments = case
     getattr(device_tests, f"test_{name}")(*arguments)
+
+
+def test_without_kernels_torch_gives_the_same_and_one_warning_says_so(device, monkeypatch):
+    def refused(index, source):
+        raise RuntimeError("no machine code")
+
+    monkeypatch.setattr(launcher, "_load", refused)
+    x, y = device_tests.draw((80, 6))
+    with pytest.warns(LmcWarning, match=r"no machine code; torch's own operations") as told:
+        found = [cross_correlation(x.to("cuda"), y.to("cuda")).cpu() for _ in range(2)]
+    assert len(told) == 1
+    torch.testing.assert_close(found[0], cross_correlation(x, y))
+    assert torch.equal(*found)
+
+
+def test_an_old_device_takes_torch_s_path(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(launcher, "_load", None)
+    assert not cuda_available()
+    x, y = device_tests.draw((80, 6))
+    found = cross_correlation(x.to("cuda"), y.to("cuda"))
+    assert found.is_cuda
+    torch.testing.assert_close(found.cpu(), cross_correlation(x, y))
+
+
+def test_evaluations_on_a_device_hold_the_memory_limit(device):
+    a, b = (net.to("cuda") for net in device_tests.nets(device_tests.digits_resnet))
+    x, y = device_tests.labelled((1, 8, 8))
+    wide = barrier(a, b, (x, y), alphas=2, norm="keep").loss
+    need = 12 * sum(t.numel() * t.element_size() for t in a.state_dict().values())
+    narrow = barrier(a, b, (x, y), alphas=2, norm="keep", max_memory=need).loss
+    np.testing.assert_allclose(narrow, wide, rtol=1e-5)
+    with pytest.raises(ValueError, match="max_memory is 1000 bytes"):
+        barrier(a, b, (x, y), alphas=2, norm="keep", max_memory=1000)
 
 
 def once(timer, run, *, longest=4.0):

@@ -10,7 +10,7 @@ import torch
 from lmc_fast import LmcWarning, barrier, plane, simplex
 from lmc_fast.barrier import engine, fused_head, layered
 from lmc_fast.barrier.losses import make_loss
-from lmc_fast.barrier.replay import ReplayEvaluator
+from lmc_fast.barrier.replay import ReplayEvaluator, bytes_per_example
 from lmc_fast.nets import MLP
 from simt_host import HostLauncher, host_kernels
 from torch import nn
@@ -174,7 +174,7 @@ def refuse(forward):
 
 def with_capture(monkeypatch, capture):
     def make(model, points, corrections, loss, max_memory, batch):
-        return ReplayEvaluator(model, points, corrections, loss, max_memory, capture)
+        return ReplayEvaluator(model, points, corrections, loss, max_memory, 0, capture)
 
     monkeypatch.setattr(engine, "replay_evaluator", make)
 
@@ -189,7 +189,7 @@ def test_replay_gives_the_functional_path_s_curve(monkeypatch, norm):
             model[0] = nn.Conv2d(3, 4, 2)
     expected = run()
     with_capture(monkeypatch, rerun)
-    found = run(max_memory=70 * 5 * 28 * 2)
+    found = run(max_memory=70 * 5 * 28 * 4)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
     np.testing.assert_array_equal(found.error, expected.error)
 
@@ -212,3 +212,25 @@ def test_a_model_that_cannot_be_captured_says_so_and_works(monkeypatch):
     with pytest.warns(LmcWarning, match="cannot be captured"):
         found = barrier(a, b, data(), alphas=3, norm="keep")
     np.testing.assert_array_equal(found.loss, expected.loss)
+
+
+def test_passes_are_captured_within_the_memory_limit(monkeypatch):
+    a, b = net(1, convnet), net(2, convnet)
+    expected = barrier(a, b, data(), alphas=3, norm="keep")
+    captured = []
+
+    def counted(forward):
+        captured.append(1)
+        return rerun(forward)
+
+    def make(model, points, corrections, loss, max_memory, batch):
+        each = bytes_per_example(model, points, batch)
+        assert each > 4 * 4  # at least the output of the convolution
+        return ReplayEvaluator(model, points, corrections, loss, max_memory, each, counted)
+
+    monkeypatch.setattr(engine, "replay_evaluator", make)
+    for max_memory, captures in ((1 << 20, 1), (9_000, 0)):
+        captured.clear()
+        found = barrier(a, b, data(), alphas=3, norm="keep", max_memory=max_memory)
+        assert len(captured) == captures
+        np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)

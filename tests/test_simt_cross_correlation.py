@@ -214,6 +214,28 @@ class RecordingLauncher(HostLauncher):
         super().launch(kernel, *arguments)
 
 
+def test_more_rows_than_32_bits_count_are_cut(monkeypatch):
+    rows = 3 << 30
+    x = torch.zeros(1, 4).expand(rows, 4)
+    counted = {"correlation_prepare": 0, "correlation_float32_64": 0}
+    described = []
+
+    class Counting:
+        multiprocessors = 132
+
+        def launch(self, kernel, grid, threads, shared_bytes, params):
+            if kernel == "correlation_describe":
+                described[:] = [params.layer[k].rows for k in range(params.count)]
+            elif kernel in counted:
+                assert min(described) > 0
+                counted[kernel] += sum(described)
+
+    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1 << 40)
+    monkeypatch.setattr(cuda.torch, "empty", lambda *size, **options: torch.zeros(1))
+    cuda.accumulate([cuda.Update(x, x, poisoned(4, 4), first=True)], launcher=Counting())
+    assert counted == {"correlation_prepare": 1 << 30, "correlation_float32_64": rows}
+
+
 @pytest.mark.parametrize("mode", ["float32", "exact"])
 @pytest.mark.parametrize("shape", [(3000, 20), (60, 5, 7, 7)])
 def test_slabs_pieces_and_updates_add_up(library, shape, mode, monkeypatch):

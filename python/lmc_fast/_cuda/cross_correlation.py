@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lmc_fast._cuda.launcher import Launcher
 from lmc_fast._cuda.pieces import (
+    MAX_ROWS,
     MAX_SLAB_ROWS,
     WARPS,
     MomentBuffers,
@@ -195,6 +196,8 @@ def _fill(layer: _Layer, piece: Piece) -> None:
 
 
 def _prepare(pieces: Sequence[Piece], launcher: Launcher) -> None:
+    # Rows are counted in 32 bits: of more, the sample is taken from the first.
+    pieces = [replace(piece, rows=min(piece.rows, MAX_ROWS)) for piece in pieces]
     table, _memory = _describe(pieces, launcher, prepare=True)
     blocks = sum(piece.warps for piece in pieces) // WARPS
     launcher.launch("correlation_prepare", (blocks, 1, 1), _THREADS, _LAYER_BYTES, table)

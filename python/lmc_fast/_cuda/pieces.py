@@ -14,7 +14,8 @@ WARPS = 8
 """Warps of a block."""
 
 MAX_SLAB_ROWS = 16384
-_MAX_ROWS = 1 << 30
+MAX_ROWS = 1 << 30
+"""Of one launch."""
 
 
 class Update(NamedTuple):
@@ -173,7 +174,7 @@ def _is_aligned(tensor: Tensor, stride: int, spatial: int) -> bool:
 def split(piece: Piece, workspace_bytes: int) -> Iterator[Piece]:
     """Cut a piece between images so that each part's workspace fits; one slab is the least."""
     slab_bytes = replace(piece, rows=1).workspace_bytes
-    step = min(piece.slab_rows * max(1, workspace_bytes // slab_bytes), _MAX_ROWS)
+    step = min(piece.slab_rows * max(1, workspace_bytes // slab_bytes), MAX_ROWS)
     image = max(piece.spatial, 1)
     step = max(step // image, 1) * image
     for start in range(0, piece.rows, step):

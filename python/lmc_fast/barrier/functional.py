@@ -101,7 +101,9 @@ class FunctionalEvaluator:
         total = count_examples(batch.inputs)
         step = total
         if self._splits:
-            step = max(1, min(self._room, _CACHED_BYTES) // self._example_bytes)
+            on_host = batch.targets is None or batch.targets.device.type == "cpu"
+            room = min(self._room, _CACHED_BYTES) if on_host else self._room
+            step = max(1, room // self._example_bytes)
         for k in range(len(self._points)):
             prepared = self._kept[k] if self._keeps else self._prepared(k)
             parts = [

@@ -59,8 +59,8 @@ class FusedNetworkEvaluator:
     """Cross-entropy of every point of a two-layer ReLU network between two or three networks.
 
     The first layer is evaluated once for each network; mixed activations are never stored. Memory:
-    those pre-activations, in half of ``max_memory``, and the loss and error of each example at as
-    many points as the other half leaves room for.
+    those pre-activations, in three eighths of ``max_memory``, the loss and error of each example at
+    as many points as another three leave room for, and a group of batches.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class FusedNetworkEvaluator:
     ) -> None:
         self._layered = layered
         self._launcher = launcher
-        self._room = max_memory // 2
+        self._room = max_memory * 3 // 8
         self.group_examples = layered.group_examples
         self.group_bytes = layered.group_bytes
         first, last = layered.chain.linears

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lmc_fast.barrier.forward import call_with
 from lmc_fast.barrier.functional import FunctionalEvaluator
 from lmc_fast.barrier.losses import Loss, Scores, logits_of
+from lmc_fast.barrier.memory import forward_bytes, state_bytes
 from lmc_fast.barrier.normalise import Correction
 from lmc_fast.barrier.points import Points
 from lmc_fast.data import Batch
@@ -23,6 +24,7 @@ Captured: TypeAlias = tuple[Callable[[], None], Any]
 Capture: TypeAlias = Callable[[Forward], Captured]
 
 _MAX_SHAPES = 4
+_PROBED_EXAMPLES = 4
 
 
 class FlatState:
@@ -75,7 +77,8 @@ class ReplayEvaluator:
 
     One capture for each shape of input, up to four; further shapes, and models that cannot be
     captured, run point by point. Nothing is read back before a batch's scores. Memory: every
-    network's weights once more, and the outputs of as many points as ``max_memory`` allows.
+    network's weights once more and the captured passes, which hold ``example_bytes`` for each
+    example, in half of ``max_memory``; the outputs of as many points as the other half allows.
     """
 
     group_examples = 1
@@ -88,6 +91,7 @@ class ReplayEvaluator:
         corrections: Sequence[Correction],
         loss: Loss,
         max_memory: int,
+        example_bytes: int,
         capture: Capture,
     ) -> None:
         self._model = model
@@ -96,6 +100,8 @@ class ReplayEvaluator:
         self._loss = loss
         self._max_memory = max_memory
         self._capture = capture
+        self._example_bytes = example_bytes
+        self._room = max_memory // 2 - _flat_bytes(points)
         self._flat = FlatState(points)
         self._captured: dict[tuple[torch.Size, torch.dtype], tuple[Tensor, Captured]] = {}
         self._capturable = True
@@ -121,7 +127,7 @@ class ReplayEvaluator:
         inputs.copy_(batch.inputs)
         kept = logits_of(output)
         size = max(1, kept.numel() * (kept.element_size() + 24))
-        step = max(1, self._max_memory // size)
+        step = max(1, self._max_memory // 2 // size)
         for start in range(0, len(self._points), step):
             part = range(start, min(start + step, len(self._points)))
             outputs = kept.new_empty(len(part), *kept.shape)
@@ -134,7 +140,9 @@ class ReplayEvaluator:
     def _captured_for(self, inputs: Tensor) -> tuple[Tensor, Captured] | None:
         key = (inputs.shape, inputs.dtype)
         if key not in self._captured:
-            if not self._capturable or len(self._captured) == _MAX_SHAPES:
+            needed = self._example_bytes * len(inputs)
+            full = len(self._captured) == _MAX_SHAPES or needed > self._room
+            if full or not self._capturable:
                 return None
             static = inputs.clone()
             self._flat.move(0, self._corrections[0] if self._corrections else None)
@@ -153,6 +161,7 @@ class ReplayEvaluator:
                 )
                 self._capturable = False
                 return None
+            self._room -= needed
         return self._captured[key]
 
 
@@ -164,7 +173,10 @@ def replay_evaluator(
     max_memory: int,
     batch: Batch,
 ) -> ReplayEvaluator | None:
-    """Return the evaluator for a model on CUDA whose batches are tensors, outside a capture."""
+    """Return the evaluator for a model on CUDA whose batches are tensors, outside a capture.
+
+    None, too, where the pass over one batch takes more than its part of ``max_memory``.
+    """
     first = next(iter(points.anchors[0].values()), None)
     if (
         first is None
@@ -174,8 +186,22 @@ def replay_evaluator(
         or torch.cuda.is_current_stream_capturing()
     ):
         return None
+    example_bytes = bytes_per_example(model, points, batch)
+    if _flat_bytes(points) + example_bytes * len(batch.inputs) > max_memory // 2:
+        return None
     capture = partial(capture_graph, device=first.device)
-    return ReplayEvaluator(model, points, corrections, loss, max_memory, capture)
+    return ReplayEvaluator(model, points, corrections, loss, max_memory, example_bytes, capture)
+
+
+def bytes_per_example(model: nn.Module, points: Points, batch: Batch) -> int:
+    """Return what a pass over one example takes; operations hold scratch memory of that order."""
+    probe = batch.inputs[:_PROBED_EXAMPLES]
+    return 2 * -(-forward_bytes(model, points.state(0), probe) // len(probe))
+
+
+def _flat_bytes(points: Points) -> int:
+    """Return what a `FlatState` takes: every network, the point, and two of its size to mix in."""
+    return (len(points.anchors) + 3) * state_bytes(points.anchors[0])
 
 
 def capture_graph(forward: Forward, *, device: torch.device) -> Captured:
