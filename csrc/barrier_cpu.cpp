@@ -16,7 +16,8 @@ using Lanes __attribute__((vector_size(32), aligned(4), may_alias)) = float;
 constexpr std::int64_t tile = 128; // samples a worker holds at a time
 constexpr std::int64_t block = 32; // hidden units whose activations stay in the first-level cache
 constexpr std::int64_t points_per_piece = 64;
-constexpr std::int64_t most_at_once = 4; // points whose sums fit into registers together
+constexpr std::int64_t most_at_once = 4;   // points whose sums fit into registers together
+constexpr std::int64_t cached_rows = 2048; // whose samples of one tile the cache holds
 
 // sums[COUNT][tile] += weight[COUNT][0..units) * active[units][tile], VECTORS lanes at a time.
 template <int COUNT, int VECTORS>
@@ -215,16 +216,30 @@ void mixed_relu_linear(const MixedLayer &layer, std::int64_t outputs, const floa
   parallel_for(tiles * groups, 1, threads, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> active(static_cast<std::size_t>(block * tile));
     std::vector<float> sums(static_cast<std::size_t>(outputs * tile));
+    std::vector<float> held;
     for (std::int64_t piece = begin; piece < end; ++piece) {
       const std::int64_t sample = piece / groups * tile;
       const std::int64_t count = std::min(tile, layer.samples - sample);
       const std::int64_t first = piece % groups * points_per_piece;
       const std::int64_t last = std::min(layer.points, first + points_per_piece);
+      // Rows lie a page or more apart: a tile of them is put together for many points to read.
+      MixedLayer near = layer;
+      std::int64_t at = sample;
+      if (layer.row_count <= cached_rows &&
+          (last - first) * layer.terms * layer.hidden >= 4 * layer.row_count) {
+        held.resize(static_cast<std::size_t>(layer.row_count * tile));
+        for (std::int64_t row = 0; row < layer.row_count; ++row) {
+          std::copy_n(layer.rows + row * layer.samples + sample, count, held.data() + row * tile);
+        }
+        near.rows = held.data();
+        near.samples = tile;
+        at = 0;
+      }
       // The rest of a tile that fills no pair of vectors goes the general way.
       const bool direct = outputs == 1 && layer.terms == 2 && layer.scale == nullptr;
       const std::int64_t done = direct ? count / (2 * lanes) * (2 * lanes) : 0;
       if (done > 0) {
-        segment_outputs(layer, first, last, weight, bias, sample, done, out, out_stride);
+        segment_outputs(near, first, last, weight, bias, at, done, out + sample - at, out_stride);
       }
       if (done == count) {
         continue;
@@ -235,8 +250,7 @@ void mixed_relu_linear(const MixedLayer &layer, std::int64_t outputs, const floa
         }
         for (std::int64_t unit = 0; unit < layer.hidden; unit += block) {
           const std::int64_t units = std::min(block, layer.hidden - unit);
-          activate(layer, point, unit, units, sample + done, count - done, true, active.data(),
-                   tile);
+          activate(near, point, unit, units, at + done, count - done, true, active.data(), tile);
           accumulate_outputs(weight + point * outputs * layer.hidden + unit, outputs, layer.hidden,
                              active.data(), units, count - done, sums.data());
         }

@@ -8,7 +8,7 @@ namespace lmc {
 // the pre-activation of one unit of one network for every sample; being linear in the weights,
 // those of a point are the same weighted sum as its weights are.
 struct MixedLayer {
-  std::int64_t points, terms, hidden, samples;
+  std::int64_t points, terms, hidden, samples, row_count;
   const float *rows;             // [rows][samples]
   const std::int64_t *unit_rows; // [networks][hidden] row of each unit
   const std::int64_t *networks;  // [points][terms]
