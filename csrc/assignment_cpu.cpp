@@ -240,7 +240,7 @@ private:
                                                           : AssignmentStatus::interrupted;
       return true;
     }
-    const Certificate certificate = make_certificate();
+    Certificate certificate = make_certificate();
     if (interrupt_.stopped()) {
       report_.status = AssignmentStatus::interrupted;
       return true;
@@ -258,7 +258,7 @@ private:
 
   template <class T>
   void finish(const RowMatrix<T> &matrix, const Classes &classes, const Matching &matching,
-              const Certificate &certificate) {
+              Certificate &certificate) {
     const bool tall = matrix.rows > matrix.cols;
     const std::vector<double> &dual = tall ? certificate.u : matching.price;
     const double zero = tall ? -certificate.floor : certificate.floor;
@@ -275,6 +275,7 @@ private:
       canonical_optimum(problem_.flipped ? transposed : tight,
                         problem_.flipped ? tight : transposed, spare, prefer, cols, interrupt_);
     }
+    certificate.tight = TightGraph(0, 0);
     if (output_.regrets) {
       write_regrets(matrix, classes, matching, certificate, cols);
     }

@@ -209,6 +209,7 @@ private:
 
   SolverResult augment_all() {
     labels_.assign(n_, {infinity, -1, false});
+    heap_.reserve(3 * n_);
     for (const std::int64_t i : free_) {
       const SolverResult result = augment(i);
       if (result != SolverResult::ok) {
@@ -297,7 +298,16 @@ private:
     push(dist, j);
   }
 
+  // At most n columns and n bounds wait at a time: the other events are out of date.
   void push(double key, std::int64_t node) {
+    if (heap_.size() == heap_.capacity()) {
+      std::erase_if(heap_, [this](const Event &event) {
+        return event.key >= nearest_free_ ||
+               (event.node >= 0 &&
+                (labels_[event.node].done || event.key > labels_[event.node].dist));
+      });
+      std::make_heap(heap_.begin(), heap_.end());
+    }
     heap_.push_back({key, node});
     std::push_heap(heap_.begin(), heap_.end());
   }

@@ -208,7 +208,7 @@ public:
 
 private:
   static std::int64_t list_capacity(const RowMatrix<T> &matrix) {
-    return std::clamp<std::int64_t>(std::max(matrix.rows, matrix.cols) / 96, 8, 24);
+    return std::clamp<std::int64_t>(std::max(matrix.rows, matrix.cols) / 200, 5, 24);
   }
 
   static void insert_finite(EdgeLists &lists, std::int64_t node, const Edge &edge) {
@@ -267,9 +267,10 @@ private:
 
   void list_outgoing(int threads, Interrupt &interrupt) {
     Workers workers(interrupt);
+    const std::vector<double> nothing(pairs_ + 1, 0.0);
     parallel_for(pairs_, grain(), threads, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<double> reduced_row(matrix_.cols), negative(pairs_ + 1);
-      const std::vector<double> nothing(pairs_ + 1, 0.0);
+      std::vector<double> reduced_row(matrix_.cols + 1), gathered(wide_ ? pairs_ + 1 : 0);
+      double *const weights = wide_ ? gathered.data() : reduced_row.data();
       GroupScan<double> scan(pairs_ + 1);
       double spread = 1.0 / 64;
       workers.run(begin, end, [&](std::int64_t p, Interrupt &poll) {
@@ -282,16 +283,18 @@ private:
         } else if (matrix_.rows > matrix_.cols) {
           to_rest_[p] = u_[row(p)] + floor_;
         }
-        for (std::int64_t q = 0; q < pairs_; ++q) {
-          negative[q] = -reduced_row[col(q)];
+        if (wide_) {
+          for (std::int64_t q = 0; q < pairs_; ++q) {
+            weights[q] = reduced_row[col(q)];
+          }
         }
-        negative[p] = -infinity;
-        negative[rest()] = -to_rest_[p];
-        scan.read(negative.data(), 1.0, nothing.data());
+        weights[p] = infinity;
+        weights[rest()] = to_rest_[p];
+        scan.read(weights, -1.0, nothing.data());
         const double threshold = upper_threshold(scan.maxima(), scan.groups(),
                                                  std::min(out_.capacity(), pairs_), spread);
         for (const std::int32_t q : scan.places(threshold)) {
-          insert_finite(out_, p, {-negative[q], q});
+          insert_finite(out_, p, {weights[q], q});
         }
         if (threshold > std::numeric_limits<double>::lowest()) {
           out_.lower_bound(p, -threshold);
@@ -358,7 +361,7 @@ struct Front {
   // The k-th edge on the list of a settled node; what it leads to if that is no list's edge.
   struct Event {
     double key;
-    std::int64_t node, from, k;
+    std::int32_t node, from, k;
     bool operator<(const Event &other) const { return key > other.key; }
   };
   struct Settled {
@@ -381,8 +384,9 @@ struct Front {
     constant = false;
   }
 
-  void push(const Event &event) {
-    heap.push_back(event);
+  void push(double key, std::int64_t node, std::int64_t from, std::int64_t k) {
+    heap.push_back({key, static_cast<std::int32_t>(node), static_cast<std::int32_t>(from),
+                    static_cast<std::int32_t>(k)});
     std::push_heap(heap.begin(), heap.end());
   }
 
@@ -447,7 +451,7 @@ private:
   static void start(Front &front, std::int64_t node) {
     front.dist[node] = 0;
     front.touched.push_back(node);
-    front.push({0.0, node, -1, 0});
+    front.push(0.0, node, -1, 0);
   }
 
   double run(Interrupt &poll) {
@@ -521,12 +525,12 @@ private:
         return;
       }
       if (dist == front.dist[edge.node] && !front.done[edge.node]) {
-        front.push({dist, edge.node, from, k});
+        front.push(dist, edge.node, from, k);
         return;
       }
     }
     if (settled.dist + settled.bound < best_) {
-      front.push({settled.dist + settled.bound, -1, from, k});
+      front.push(settled.dist + settled.bound, -1, from, k);
     }
   }
 
@@ -543,8 +547,9 @@ private:
   }
 
   void reach_and_push(Front &front, std::int64_t node, double dist) {
-    if (reach(front, node, dist)) {
-      front.push({dist, node, -1, 0});
+    const bool known = front.constant && graph_.is_constant(node, &front == &ahead_);
+    if (reach(front, node, dist) && !known) {
+      front.push(dist, node, -1, 0);
     }
   }
 

@@ -3,6 +3,9 @@ import hashlib
 import itertools
 import json
 import math
+import os
+import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -644,6 +647,31 @@ def digests():
 
 def test_same_bits_for_every_instruction_set():
     assert digests() == json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+# Of the clones that the loader chooses from, those this processor can run, each built on its own.
+LEVELS = {"x86-64": "sse2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are levels of x86-64")
+def test_same_bits_from_builds_for_every_instruction_set(tmp_path):
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        pytest.skip("no C++ compiler")
+    csrc = Path(__file__).resolve().parents[1] / "csrc"
+    sources = [str(csrc / "tests/assignment_test.cpp"), *map(str, csrc.glob("assignment_*.cpp"))]
+    options = ["-std=c++20", "-O2", "-Wno-psabi", "-pthread", f"-I{csrc}"]
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    answers = set()
+    for level, feature in LEVELS.items():
+        program = tmp_path / level
+        build = [compiler, *options, f"-march={level}", *sources, "-o", str(program)]
+        subprocess.run(build, check=True)
+        if feature in flags:
+            done = subprocess.run([program], capture_output=True, text=True, check=True)
+            answers.add(next(line for line in done.stdout.splitlines() if "digest" in line))
+    assert len(answers) == 1
 
 
 def test_extra_memory_is_a_tenth_of_the_matrix():

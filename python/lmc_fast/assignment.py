@@ -194,12 +194,13 @@ def solve_assignment(
     - scaling is left out where plain bidding leaves less than a sixteenth of the rows free.
 
     The worst case is O(n**3); on similarities of networks the matrix is read about three to
-    thirteen times. Beside the matrix at most a tenth of its size is used from n = 1024 on.
-    Ctrl-C interrupts a solve within 0.2 s.
+    thirteen times. Beside the matrix at most a tenth of its size is used from n = 1024 on, in
+    either order of its entries and with regrets too; only where the largest entry is below
+    1e-27 or above 1e36 is the matrix copied. Ctrl-C interrupts a solve within 0.2 s.
 
     A regret is the length of the shortest cycle of reduced costs through the row's pair (Murty,
     Operations Research 16, 1968, 682-687), found by a search from both of its ends on lists of the
-    8 to 24 least reduced costs of every row and column; rows are read again where a list is too
+    5 to 24 least reduced costs of every row and column; rows are read again where a list is too
     short. All regrets together take three readings of the matrix and about O(n**1.5) steps on
     similarities, O(n**3) at worst.
     """
