@@ -1,10 +1,10 @@
 """Multilayer perceptrons layer by layer: every layer of many points at once.
 
 The first layer is linear in the weights, so its pre-activations are computed once for each
-distinct unit of the networks mixed, and those of every point are weighted sums of them. Inner
-layers run as batched matrix products. A ReLU network with one hidden layer forms its hidden
-activations within one compiled kernel and never stores them. Activations are kept feature-major,
-(points, features, examples).
+distinct unit of the networks mixed, and those of every point are weighted sums of them. A ReLU
+network runs from there to its outputs in one compiled kernel, which stores neither the weights of
+a point nor its hidden activations. Inner layers of other networks run as batched matrix products,
+on activations kept feature-major, (points, features, examples).
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class LayeredEvaluator:
     Memory: the networks' layers behind the first stacked where that takes a quarter of
     ``max_memory`` at most, the points' weights kept likewise, and then per slice of points and
     examples the first layer of all networks, two layers' activations, the points' weights where
-    they are not kept, and their outputs and losses. Slices are made as small as ``max_memory``
-    asks, down to one point and one example.
+    they are not kept, and their outputs and losses. The kernel of ReLU networks takes one point's
+    weights for each thread instead, on as many threads as half of ``max_memory`` allows. Slices
+    are made as small as ``max_memory`` asks, down to one point and one example.
     """
 
     def __init__(

@@ -1,0 +1,142 @@
+// Weights of one layer at one point, mixed and put in the order that the kernel of ReLU networks
+// reads them. Included by that kernel alone.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "relu_network_cpu.hpp"
+#include "simd.hpp"
+
+namespace lmc {
+
+// The register tile of each instruction set: up to WIDEST vectors of outputs for one example, or
+// fewer for more examples. A block of weights for it stays in the first-level cache.
+template <int BYTES, int WIDEST> struct Tile {
+  using Vector __attribute__((vector_size(BYTES), aligned(4), may_alias)) = float;
+  static constexpr int lanes = BYTES / 4;
+  static constexpr int widest = WIDEST;
+  static constexpr int rows(int vectors) {
+    return 2 * vectors > widest ? 1 : std::min(widest / vectors, 6);
+  }
+};
+
+inline std::int64_t rounded_up(std::int64_t value, std::int64_t step) {
+  return (value + step - 1) / step * step;
+}
+
+// A layer at one point: panels of neighbouring outputs, weights[input][output] in each.
+struct PackedLayer {
+  std::int64_t inputs, outputs;
+  std::vector<std::int64_t> panels; // where each begins, in vectors of outputs, and the end
+  float *weights;
+  float *bias;
+  bool finite;
+};
+
+template <class Shape> std::vector<std::int64_t> panels_of(std::int64_t outputs) {
+  const std::int64_t vectors = (outputs + Shape::lanes - 1) / Shape::lanes;
+  const std::int64_t count = (vectors + Shape::widest - 1) / Shape::widest;
+  std::vector<std::int64_t> begins;
+  for (std::int64_t p = 0; p <= count; ++p) {
+    begins.push_back(p * vectors / count);
+  }
+  return begins;
+}
+
+// Rows become columns.
+LMC_INLINE void transpose(Floats (&x)[8]) {
+  Floats y[8];
+  for (int i = 0; i < 8; i += 2) {
+    y[i] = __builtin_shufflevector(x[i], x[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    y[i + 1] = __builtin_shufflevector(x[i], x[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  Floats z[8];
+  for (int i = 0; i < 8; i += 4) {
+    for (int j = 0; j < 2; ++j) {
+      z[i + 2 * j] = __builtin_shufflevector(y[i + j], y[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+      z[i + 2 * j + 1] =
+          __builtin_shufflevector(y[i + j], y[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    x[i] = __builtin_shufflevector(z[i], z[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    x[i + 4] = __builtin_shufflevector(z[i], z[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}
+
+// Eight neighbouring numbers, zero from `valid` on.
+LMC_INLINE Floats loaded(const float *at, std::int64_t valid) {
+  if (valid >= 8) {
+    return load(at);
+  }
+  Floats found{};
+  for (std::int64_t i = 0; i < valid; ++i) {
+    found[i] = at[i];
+  }
+  return found;
+}
+
+// First plus differences, which is exact where the networks agree.
+LMC_INLINE Floats mixed(const std::vector<const float *> &tensors, const std::int64_t *networks,
+                        const float *shares, std::int64_t terms, std::int64_t offset,
+                        std::int64_t valid) {
+  const Floats base = loaded(tensors[static_cast<std::size_t>(networks[0])] + offset, valid);
+  Floats sum = base;
+  for (std::int64_t t = 1; t < terms; ++t) {
+    const float *const other = tensors[static_cast<std::size_t>(networks[t])] + offset;
+    sum += shares[t] * (loaded(other, valid) - base);
+  }
+  return sum;
+}
+
+// Fills the weights and the bias of `packed`, and whether all are finite.
+template <class Shape>
+LMC_INLINE void pack(const MixedLayer &first, const MixedLinear &layer, std::int64_t point,
+                     PackedLayer &packed) {
+  const std::int64_t *const networks = first.networks + point * first.terms;
+  const float *const shares = first.shares + point * first.terms;
+  const std::int64_t inputs = layer.inputs;
+  const float *const scale = layer.scale ? layer.scale + point * layer.outputs : nullptr;
+  const float *const shift = layer.scale ? layer.shift + point * layer.outputs : nullptr;
+  Floats odd{};
+  for (std::size_t p = 0; p + 1 < packed.panels.size(); ++p) {
+    const std::int64_t begin = packed.panels[p] * Shape::lanes;
+    const std::int64_t width = packed.panels[p + 1] * Shape::lanes - begin;
+    float *const panel = packed.weights + begin * rounded_up(inputs, 8);
+    for (std::int64_t u = 0; u < width; u += 8) {
+      const std::int64_t unit = begin + u;
+      const std::int64_t units = std::clamp<std::int64_t>(layer.outputs - unit, 0, 8);
+      Floats sums{};
+      if (!layer.biases.empty()) {
+        sums = mixed(layer.biases, networks, shares, first.terms, unit, units);
+      }
+      if (scale != nullptr) {
+        sums = sums * loaded(scale + unit, units) + loaded(shift + unit, units);
+      }
+      store(packed.bias + unit) = sums;
+      for (std::int64_t k = 0; k < inputs; k += 8) {
+        Floats x[8] = {};
+        for (std::int64_t i = 0; i < units; ++i) {
+          x[i] = mixed(layer.weights, networks, shares, first.terms, (unit + i) * inputs + k,
+                       inputs - k);
+          if (scale != nullptr) {
+            x[i] *= scale[unit + i];
+          }
+          odd += x[i] * 0.0F;
+        }
+        transpose(x);
+        for (std::int64_t i = 0; i < 8; ++i) {
+          store(panel + (k + i) * width + u) = x[i];
+        }
+      }
+    }
+  }
+  packed.finite = true;
+  for (int i = 0; i < 8; ++i) {
+    packed.finite = packed.finite && odd[i] == 0.0F;
+  }
+}
+
+} // namespace lmc
