@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <span>
 #include <utility>
@@ -56,7 +57,8 @@ protected:
   // Leaves a matching that is optimal but for the rows in free_. False after an interrupt.
   // `complete` tells that all rows have columns and the gap is at most the tolerance.
   bool auction(std::span<const double> shares, const SolverOptions &options, bool &complete) {
-    free_.assign(rows_.rbegin(), rows_.rend());
+    std::copy_if(rows_.rbegin(), rows_.rend(), std::back_inserter(free_),
+                 [this](std::int64_t i) { return matching_.col_of[i] < 0; });
     free_class_rows_ = class_rows_;
     complete = false;
     if (!bid(0.0, 2 * n_)) {
@@ -143,9 +145,10 @@ private:
   }
 
   // The rows in free_ bid for their best column until all have one or the budget is spent. Among
-  // them may be rows under review: those that are content with what they have keep it.
+  // them may be rows under review: those that are content with what they have keep it. Two rows
+  // look before the first of them bids, so that the processor need not wait in between.
   bool bid(double epsilon, std::int64_t budget) {
-    std::vector<std::int64_t> stuck;
+    stuck_.clear();
     while (budget > 0) {
       if (free_.empty()) {
         if (free_class_rows_.empty()) {
@@ -158,41 +161,63 @@ private:
         }
         continue;
       }
-      const std::int64_t i = free_.back();
-      free_.pop_back();
-      if (interrupt_(32)) {
+      if (interrupt_(64)) {
         return false;
       }
+      const std::int64_t i = next_free();
       const Choice choice = self().choose(i, epsilon);
-      if (const std::int64_t own = matching_.col_of[i]; own >= 0) {
-        if (own == choice.col ||
-            self().profit(i, own) >= choice.best - epsilon - self().looseness(epsilon)) {
-          continue;
-        }
-        leave(i);
-      }
-      --budget;
-      const std::int64_t holder = choice.col < 0 ? -1 : matching_.row_of[choice.col];
-      const double raise = choice.best - choice.second + epsilon;
-      // A row with one possible column bids no finite price, and a raise of zero could go on for
-      // ever.
-      if (choice.second == -infinity || (holder >= 0 && raise <= 0)) {
-        const std::int64_t other = self().free_tie(i, choice.best);
-        if (other >= 0) {
-          take(i, other);
-        } else {
-          stuck.push_back(i);
-        }
+      if (free_.empty()) {
+        respond(i, choice, epsilon, budget);
         continue;
       }
-      set_price(choice.col, matching_.price[choice.col] + raise);
-      if (is_class(classes_.col_value[choice.col])) {
-        top_class_col_rose();
+      const std::int64_t k = next_free();
+      const Choice other = self().choose(k, epsilon);
+      const std::int64_t dearer = respond(i, choice, epsilon, budget);
+      if (dearer >= 0 && dearer == other.col) {
+        free_.push_back(k);
+      } else {
+        respond(k, other, epsilon, budget);
       }
-      take(i, choice.col);
     }
-    free_.insert(free_.end(), stuck.begin(), stuck.end());
+    free_.insert(free_.end(), stuck_.begin(), stuck_.end());
     return true;
+  }
+
+  std::int64_t next_free() {
+    const std::int64_t i = free_.back();
+    free_.pop_back();
+    return i;
+  }
+
+  // Row i keeps its column, bids, or gets stuck; returns the column that became dearer, or -1.
+  std::int64_t respond(std::int64_t i, const Choice &choice, double epsilon, std::int64_t &budget) {
+    if (const std::int64_t own = matching_.col_of[i]; own >= 0) {
+      if (own == choice.col ||
+          self().profit(i, own) >= choice.best - epsilon - self().looseness(epsilon)) {
+        return -1;
+      }
+      leave(i);
+    }
+    --budget;
+    const std::int64_t holder = choice.col < 0 ? -1 : matching_.row_of[choice.col];
+    const double raise = choice.best - choice.second + epsilon;
+    // A row with one possible column bids no finite price, and a raise of zero could go on for
+    // ever.
+    if (choice.second == -infinity || (holder >= 0 && raise <= 0)) {
+      const std::int64_t other = self().free_tie(i, choice.best);
+      if (other >= 0) {
+        take(i, other);
+      } else {
+        stuck_.push_back(i);
+      }
+      return -1;
+    }
+    set_price(choice.col, matching_.price[choice.col] + raise);
+    if (is_class(classes_.col_value[choice.col])) {
+      top_class_col_rose();
+    }
+    take(i, choice.col);
+    return choice.col;
   }
 
   void take(std::int64_t i, std::int64_t j) {
@@ -309,7 +334,7 @@ private:
     return count ? total / static_cast<double>(count) : 0.0;
   }
 
-  std::vector<std::int64_t> free_class_rows_;
+  std::vector<std::int64_t> free_class_rows_, stuck_;
   std::vector<std::pair<double, std::int64_t>> by_price_;
 };
 

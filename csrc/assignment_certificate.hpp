@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "assignment_dense.hpp"
 #include "assignment_solver.hpp"
 #include "assignment_ties.hpp"
 
@@ -17,8 +16,6 @@ struct Certificate {
   double gap = 0;              // dual minus primal
   double floor = 0;            // subtracted from prices it makes those without partner zero
   double largest = 0;          // size of the largest dual
-  std::int64_t moved = 0;      // entries off the grid
-  double moved_by = 0;         // and how far
   TightGraph tight{0, 0};
 };
 
@@ -29,9 +26,5 @@ enum class Margins { none, of_rows, of_columns };
 template <class T>
 Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, Margins margins,
                     int threads, Interrupt &interrupt);
-
-// Reads the copy on the grid.
-Certificate certify(const GridValues &values, const Matching &matching, Margins margins,
-                    Interrupt &interrupt);
 
 } // namespace lmc

@@ -6,6 +6,7 @@
 #include "assignment.hpp"
 #include "assignment_certificate.hpp"
 #include "assignment_dense.hpp"
+#include "assignment_exact_rows.hpp"
 #include "assignment_grid.hpp"
 #include "assignment_lists.hpp"
 #include "assignment_rank_one.hpp"
@@ -66,7 +67,8 @@ bool has_ordinary_scale(double largest) {
 // Back from the squared problem to the given one.
 void drop_dummies(std::int64_t rows, std::int64_t cols, Matching &matching) {
   if (rows > cols) {
-    matching.row_floor = -*std::min_element(matching.price.begin() + cols, matching.price.end());
+    const auto first = matching.price.begin();
+    matching.row_floor = -*std::min_element(first + cols, first + rows);
   }
   matching.col_of.resize(rows);
   matching.row_of.resize(cols);
@@ -169,35 +171,36 @@ private:
     for (int bits = finest_bits;; bits -= 8) {
       matrix.grid = Grid::covering(largest_, bits);
       report_.grid = matrix.grid.restore(std::ldexp(1.0, -bits));
-      report_.moved = 0;
-      report_.moved_by = 0;
-      if (dense ? attempt_dense(matrix, findings) : attempt_lists(matrix, findings)) {
+      const Moved moved = count_moved(matrix, findings, interrupt_);
+      report_.moved = moved.count;
+      report_.moved_by = matrix.grid.restore(moved.by);
+      matrix.rounds = moved.count > 0 || matrix.grid.scale_rest != 1;
+      if (attempt(dense, matrix, findings)) {
         return true;
       }
     }
   }
 
   // False where the prices outgrew the grid.
-  template <class T> bool attempt_dense(const RowMatrix<T> &matrix, const Findings<T> &findings) {
-    const GridValues values = values_on_grid(matrix, interrupt_);
+  template <class T>
+  bool attempt(bool dense, const RowMatrix<T> &matrix, const Findings<T> &findings) {
     const Classes classes = find_classes(matrix, findings);
-    Matching matching = start(matrix, findings, classes, values.stride);
-    const SolverResult result = solve_dense(matrix, values, classes, matching,
-                                            solver_options(matrix, findings), interrupt_, work_);
-    drop_dummies(matrix.rows, matrix.cols, matching);
-    return settle(result, matching, matrix, classes,
-                  [&] { return certify(values, matching, wanted(), interrupt_); });
-  }
-
-  template <class T> bool attempt_lists(const RowMatrix<T> &matrix, const Findings<T> &findings) {
-    const Classes classes = find_classes(matrix, findings);
-    Matching matching = start(matrix, findings, classes, 0);
+    const std::int64_t order = std::max(matrix.rows, matrix.cols);
+    Matching matching{std::vector<std::int64_t>(order, -1), std::vector<std::int64_t>(order, -1),
+                      std::vector<double>(padded(order))};
+    if (!given_prices(matrix, findings, matching)) {
+      if (dense) {
+        reduce_columns(matrix, classes, findings.best, matching, interrupt_);
+      } else {
+        start_prices(matrix, findings, classes, matching.price);
+      }
+    }
+    const SolverOptions asked = solver_options(matrix, findings);
     const SolverResult result =
-        solve_lists(matrix, classes, matching, solver_options(matrix, findings), interrupt_, work_);
+        dense ? solve_dense(matrix, classes, matching, asked, interrupt_, work_)
+              : solve_lists(matrix, classes, matching, asked, interrupt_, work_);
     drop_dummies(matrix.rows, matrix.cols, matching);
-    return settle(result, matching, matrix, classes, [&] {
-      return certify(matrix, matching, wanted(), options_.threads, interrupt_);
-    });
+    return settle(result, matching, matrix, classes);
   }
 
   template <class T>
@@ -213,34 +216,29 @@ private:
                             : (problem_.flipped ? Margins::of_columns : Margins::of_rows);
   }
 
-  // Nobody matched yet, and prices to start from; at least `room` places for them.
+  // Prices to start from that need no reduction of the matrix. False if there are none.
   template <class T>
-  Matching start(const RowMatrix<T> &matrix, const Findings<T> &findings, const Classes &classes,
-                 std::int64_t room) {
-    const std::int64_t order = std::max(matrix.rows, matrix.cols);
-    Matching matching{std::vector<std::int64_t>(order, -1), std::vector<std::int64_t>(order, -1),
-                      std::vector<double>(std::max(order, room))};
+  bool given_prices(const RowMatrix<T> &matrix, const Findings<T> &findings, Matching &matching) {
     if (const double *prices = hint()) {
       for (std::int64_t j = 0; j < matrix.cols; ++j) {
         matching.price[j] = matrix.grid(
             std::clamp(problem_.sign * prices[j], -hint_limit * largest_, hint_limit * largest_));
       }
-    } else if (findings.poisoned || !rank_one_prices(matrix, matching.price, interrupt_)) {
-      start_prices(matrix, findings, classes, matching.price);
+      return true;
     }
-    return matching;
+    return !findings.poisoned && rank_one_prices(matrix, matching.price, interrupt_);
   }
 
-  template <class T, class Certify>
+  template <class T>
   bool settle(SolverResult result, const Matching &matching, const RowMatrix<T> &matrix,
-              const Classes &classes, const Certify &make_certificate) {
+              const Classes &classes) {
     const Grid &grid = matrix.grid;
     if (result != SolverResult::ok) {
       report_.status = result == SolverResult::infeasible ? AssignmentStatus::infeasible
                                                           : AssignmentStatus::interrupted;
       return true;
     }
-    Certificate certificate = make_certificate();
+    Certificate certificate = certify(matrix, matching, wanted(), options_.threads, interrupt_);
     if (interrupt_.stopped()) {
       report_.status = AssignmentStatus::interrupted;
       return true;
@@ -250,8 +248,6 @@ private:
       return false;
     }
     report_.gap = grid.restore(certificate.gap);
-    report_.moved = certificate.moved;
-    report_.moved_by = grid.restore(certificate.moved_by);
     finish(matrix, classes, matching, certificate);
     return true;
   }
@@ -270,10 +266,12 @@ private:
     const std::int64_t *prefer = options_.keep ? options_.prefer : nullptr;
     // A search that stopped early has no optimum to choose among.
     if (certificate.gap == 0) {
-      const TightGraph transposed = certificate.tight.transposed(interrupt_);
-      const TightGraph &tight = certificate.tight;
-      canonical_optimum(problem_.flipped ? transposed : tight,
-                        problem_.flipped ? tight : transposed, spare, prefer, cols, interrupt_);
+      if (problem_.flipped) {
+        canonical_optimum(certificate.tight.transposed(interrupt_), spare, prefer, cols,
+                          interrupt_);
+      } else {
+        canonical_optimum(certificate.tight, spare, prefer, cols, interrupt_);
+      }
     }
     certificate.tight = TightGraph(0, 0);
     if (output_.regrets) {

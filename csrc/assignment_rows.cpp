@@ -15,24 +15,28 @@ LMC_INLINE RowSummary<T> summarise_row_impl(const T *row, T sign, std::int64_t c
   constexpr T low = -std::numeric_limits<T>::infinity();
   V best = V{} + low;
   V least = V{} - low;
+  V smallest = least;
   V poison = V{};
   std::int64_t j = 0;
   for (; j + width<T> <= count; j += width<T>) {
     const V x = load(row + j) * sign;
     best = x > best ? x : best;
     least = x < least ? x : least;
+    const V size = x < 0 ? -x : x;
+    smallest = smaller(size > 0 ? size : smallest, smallest);
     poison += x * T{0};
   }
-  RowSummary<T> result{low, -low, 0};
-  for (std::int64_t k = 0; k < width<T>; ++k) {
-    result.best = std::max(result.best, best[k]);
-    result.least = std::min(result.least, least[k]);
-    result.poison += poison[k];
-  }
+  RowSummary<T> result{folded(best, [](const V &a, const V &b) { return larger(a, b); }),
+                       folded(least, [](const V &a, const V &b) { return smaller(a, b); }),
+                       folded(smallest, [](const V &a, const V &b) { return smaller(a, b); }),
+                       folded(poison, [](const V &a, const V &b) { return a + b; })};
   for (; j < count; ++j) {
     const T x = row[j] * sign;
     result.best = std::max(result.best, x);
     result.least = std::min(result.least, x);
+    if (x != 0) {
+      result.smallest = std::min(result.smallest, std::abs(x));
+    }
     result.poison += x * T{0};
   }
   return result;
@@ -222,57 +226,8 @@ LMC_INLINE std::int64_t members_reaching_impl(const T *row, T sign, const T *pri
   return found;
 }
 
-template <class T> LMC_INLINE T second_largest_impl(const T *values, std::int64_t count) {
-  using V = Vector<T>;
-  constexpr T none = -std::numeric_limits<T>::infinity();
-  V first = V{} + none;
-  V next = first;
-  for (std::int64_t k = 0; k < count; k += width<T>) {
-    const V x = load(values + k);
-    const V lower = x < first ? x : first;
-    next = lower > next ? lower : next;
-    first = x > first ? x : first;
-  }
-  T best = none;
-  T second = none;
-  for (std::int64_t k = 0; k < width<T>; ++k) {
-    second = std::max({second, next[k], std::min(best, first[k])});
-    best = std::max(best, first[k]);
-  }
-  return second;
-}
-
-template <class T> LMC_INLINE T smallest_size_impl(const T *row, std::int64_t count) {
-  using V = Vector<T>;
-  const V most = V{} + std::numeric_limits<T>::infinity();
-  V least = most;
-  std::int64_t j = 0;
-  for (; j + width<T> <= count; j += width<T>) {
-    const V x = load(row + j);
-    const V size = x < 0 ? -x : x;
-    const V nonzero = size > 0 ? size : most;
-    least = nonzero < least ? nonzero : least;
-  }
-  T result = most[0];
-  for (std::int64_t k = 0; k < width<T>; ++k) {
-    result = std::min(result, least[k]);
-  }
-  for (; j < count; ++j) {
-    if (row[j] != 0) {
-      result = std::min(result, std::abs(row[j]));
-    }
-  }
-  return result;
-}
-
 template <class T>
 LMC_INLINE Moved moved_entries_impl(const T *row, std::int64_t count, const Grid &grid) {
-  // An entry with so many trailing bits to spare is a multiple of the grid's step.
-  const double step = std::ldexp(1.0, grid.exponent - grid.bits);
-  const double exact = step / static_cast<double>(std::numeric_limits<T>::epsilon());
-  if (static_cast<double>(smallest_size_impl(row, count)) >= exact) {
-    return {0, 0.0};
-  }
   const Grid local = grid;
   Longs moved{};
   Doubles by{};
@@ -366,12 +321,6 @@ LMC_CLONES double upper_threshold(const double *values, std::int64_t count, std:
   return upper_threshold_impl(values, count, wanted, spread);
 }
 
-LMC_CLONES float second_largest(const float *values, std::int64_t count) {
-  return second_largest_impl(values, count);
-}
-LMC_CLONES double second_largest(const double *values, std::int64_t count) {
-  return second_largest_impl(values, count);
-}
 LMC_CLONES Moved moved_entries(const float *row, std::int64_t count, const Grid &grid) {
   return moved_entries_impl(row, count, grid);
 }

@@ -10,9 +10,10 @@ namespace lmc {
 
 // All kernels see sign * a, to be maximised. `price` is rounded to T.
 
-// What one pass over a row finds out; `poison` is zero unless an entry is not finite.
+// What one pass over a row finds out; `smallest` is the least magnitude but zero, `poison` is zero
+// unless an entry is not finite.
 template <class T> struct RowSummary {
-  T best, least, poison;
+  T best, least, smallest, poison;
 };
 RowSummary<float> summarise_row(const float *row, float sign, std::int64_t count);
 RowSummary<double> summarise_row(const double *row, double sign, std::int64_t count);
@@ -73,10 +74,6 @@ std::int64_t members_reaching(const double *row, double sign, const double *pric
 float upper_threshold(const float *values, std::int64_t count, std::int64_t wanted, float &spread);
 double upper_threshold(const double *values, std::int64_t count, std::int64_t wanted,
                        double &spread);
-
-// The second largest of the values, equal to the largest under a tie.
-float second_largest(const float *values, std::int64_t count);
-double second_largest(const double *values, std::int64_t count);
 
 // The entries that are no multiples of the grid's step, and how far the farthest is from one.
 struct Moved {

@@ -73,6 +73,7 @@ template <class T> struct RowMatrix {
   std::int64_t rows, cols, stride;
   T sign;
   Grid grid;
+  bool rounds = true; // some entry is no multiple of the grid's step, or scaling takes two factors
 };
 
 // Rows and columns that are constant, and the dummies that make a rectangular problem square. A

@@ -14,10 +14,11 @@ Findings<T> survey_rows(const RowMatrix<T> &matrix, bool columns, Interrupt &int
   Findings<T> findings;
   findings.best.resize(matrix.rows);
   findings.least.resize(matrix.rows);
-  findings.reduced.assign(matrix.cols, -infinity);
+  findings.smallest.resize(matrix.rows);
   const T *first = matrix.row(0);
   std::vector<T> differs;
   if (columns) {
+    findings.reduced.assign(matrix.cols, -infinity);
     const T *middle = matrix.row(matrix.rows / 2);
     const T *last = matrix.row(matrix.rows - 1);
     for (std::int64_t j = 0; j < matrix.cols && differs.empty(); ++j) {
@@ -34,10 +35,11 @@ Findings<T> survey_rows(const RowMatrix<T> &matrix, bool columns, Interrupt &int
     const RowSummary<T> summary = summarise_row(row, matrix.sign, matrix.cols);
     findings.best[i] = summary.best;
     findings.least[i] = summary.least;
+    findings.smallest[i] = summary.smallest;
     best = std::max(best, summary.best);
     least = std::min(least, summary.least);
     poison += summary.poison;
-    if (summary.best > summary.least && summary.best > -infinity) {
+    if (columns && summary.best > summary.least && summary.best > -infinity) {
       raise_columns(row, matrix.sign, summary.best, findings.reduced.data(), matrix.cols);
     }
     if (!differs.empty()) {
@@ -53,6 +55,22 @@ Findings<T> survey_rows(const RowMatrix<T> &matrix, bool columns, Interrupt &int
     }
   }
   return findings;
+}
+
+template <class T>
+Moved count_moved(const RowMatrix<T> &matrix, const Findings<T> &findings, Interrupt &interrupt) {
+  // An entry with so many trailing bits to spare is a multiple of the grid's step.
+  const double exact = std::ldexp(1.0, matrix.grid.exponent - matrix.grid.bits) /
+                       static_cast<double>(std::numeric_limits<T>::epsilon());
+  Moved result{0, 0.0};
+  for (std::int64_t i = 0; i < matrix.rows; ++i) {
+    if (static_cast<double>(findings.smallest[i]) < exact && !interrupt(matrix.cols)) {
+      const Moved moved = moved_entries(matrix.row(i), matrix.cols, matrix.grid);
+      result.count += moved.count;
+      result.by = std::max(result.by, moved.by);
+    }
+  }
+  return result;
 }
 
 template <class T> Classes find_classes(const RowMatrix<T> &matrix, const Findings<T> &findings) {
@@ -120,6 +138,8 @@ void start_prices(const RowMatrix<T> &matrix, const Findings<T> &findings, const
 
 template Findings<float> survey_rows(const RowMatrix<float> &, bool, Interrupt &);
 template Findings<double> survey_rows(const RowMatrix<double> &, bool, Interrupt &);
+template Moved count_moved(const RowMatrix<float> &, const Findings<float> &, Interrupt &);
+template Moved count_moved(const RowMatrix<double> &, const Findings<double> &, Interrupt &);
 template Classes find_classes(const RowMatrix<float> &, const Findings<float> &);
 template Classes find_classes(const RowMatrix<double> &, const Findings<double> &);
 template bool mostly_tied(const RowMatrix<float> &, const Findings<float> &);

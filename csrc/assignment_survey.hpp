@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "assignment_rows.hpp"
 #include "assignment_solver.hpp"
 
 namespace lmc {
@@ -12,13 +13,18 @@ template <class T> struct Findings {
   double largest = 0;         // largest magnitude, unless poisoned
   bool poisoned = false;      // some entry is not finite
   std::vector<T> best, least; // of every row
-  std::vector<T> reduced;     // max_i (a_ij - best_i): the prices at which row i still gets best_i
+  std::vector<T> smallest;    // the least magnitude but zero of every row
+  // Only if columns were asked for:
+  std::vector<T> reduced; // max_i (a_ij - best_i): the prices at which row i still gets best_i
   std::vector<char> column_constant; // all rows agree in this column; empty where none is
 };
 
-// `columns`: look for constant columns too.
 template <class T>
 Findings<T> survey_rows(const RowMatrix<T> &matrix, bool columns, Interrupt &interrupt);
+
+// The entries that are no multiples of the grid's step.
+template <class T>
+Moved count_moved(const RowMatrix<T> &matrix, const Findings<T> &findings, Interrupt &interrupt);
 
 // The rows and columns that are constant, and dummies for missing rows or columns.
 template <class T> Classes find_classes(const RowMatrix<T> &matrix, const Findings<T> &findings);

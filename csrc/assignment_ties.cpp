@@ -3,20 +3,64 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <utility>
 
 namespace lmc {
 namespace {
+
+// Rows that have the same column in every optimum, and these columns: one bit each.
+struct Forced {
+  std::vector<std::uint64_t> rows, cols;
+  std::int64_t count = 0;
+};
+
+// A row with one column to go to has it; nobody else does then. Where the optimum is unique this
+// settles every row (a bipartite graph with one perfect matching has a vertex with one edge on
+// either side).
+Forced forced_rows(const TightGraph &graph, const std::vector<char> &spare,
+                   const std::vector<std::int64_t> &col_of, Interrupt &interrupt) {
+  constexpr int rounds = 16;
+  Forced forced{std::vector<std::uint64_t>((graph.rows + 63) / 64),
+                std::vector<std::uint64_t>(graph.words)};
+  std::int64_t before = -1;
+  for (int round = 0; round < rounds && forced.count > before; ++round) {
+    before = forced.count;
+    interrupt(graph.rows * graph.words);
+    for (std::int64_t step = 0; step < graph.rows; ++step) {
+      const std::int64_t i = round % 2 ? graph.rows - 1 - step : step;
+      const std::int64_t j = col_of[i];
+      const bool may_stay_free = graph.rows > graph.cols && spare[i];
+      if (j < 0 || may_stay_free || ((forced.rows[i / 64] >> (i % 64)) & 1)) {
+        continue;
+      }
+      const std::uint64_t *row = graph.bits.data() + i * graph.words;
+      bool one = false;
+      bool more = false;
+      for (std::int64_t w = 0; w < graph.words && !more; ++w) {
+        const std::uint64_t open = row[w] & ~forced.cols[w];
+        more = (open & (open - 1)) || (open && one);
+        one = one || open;
+      }
+      if (!more) {
+        forced.rows[i / 64] |= std::uint64_t{1} << (i % 64);
+        forced.cols[j / 64] |= std::uint64_t{1} << (j % 64);
+        ++forced.count;
+      }
+    }
+  }
+  return forced;
+}
 
 // Rectangular problems are squared by identical dummies, held as one node: with rows < cols a dummy
 // row that can hold any spare column, with rows > cols a dummy column that any spare row can take.
 class TieBreaker {
 public:
-  TieBreaker(const TightGraph &graph, const TightGraph &transposed, const std::vector<char> &spare,
+  TieBreaker(const TightGraph &graph, Forced forced, const std::vector<char> &spare,
              const std::int64_t *prefer, std::vector<std::int64_t> &col_of, Interrupt &interrupt)
-      : graph_(graph), transposed_(transposed), spare_(spare), prefer_(prefer), col_of_(col_of),
-        interrupt_(interrupt), row_of_(graph.cols, -1), fixed_(graph.words, 0),
-        seen_(graph.words, 0), fixed_rows_(transposed.words, 0), via_(graph.cols + 1),
-        onward_(graph.cols, -1), row_potential_(prefer ? graph.rows + 1 : 0),
+      : graph_(graph), transposed_(graph.transposed(interrupt)), spare_(spare), prefer_(prefer),
+        col_of_(col_of), interrupt_(interrupt), row_of_(graph.cols, -1),
+        fixed_(std::move(forced.cols)), seen_(graph.words, 0), fixed_rows_(std::move(forced.rows)),
+        via_(graph.cols + 1), onward_(graph.cols, -1), row_potential_(prefer ? graph.rows + 1 : 0),
         col_potential_(prefer ? graph.cols + 1 : 0), wanted_(prefer ? graph.rows : 0, -1) {
     for (std::int64_t i = 0; i < graph.rows; ++i) {
       if (col_of[i] >= 0) {
@@ -30,7 +74,7 @@ public:
   bool agree() {
     for (std::int64_t i = 0; i < graph_.rows; ++i) {
       const std::int64_t j = prefer_[i];
-      if (j < 0 || j >= graph_.cols || !graph_.has(i, j)) {
+      if (is_forced(i) || j < 0 || j >= graph_.cols || !graph_.has(i, j)) {
         continue;
       }
       const bool loose = weight(i, j) - row_potential_[i] - col_potential_[j] > 0;
@@ -60,6 +104,9 @@ public:
   // Row by row the smallest column that some optimum gives it, all earlier rows being fixed.
   void lexicographic() {
     for (std::int64_t i = 0; i < graph_.rows; ++i) {
+      if (is_forced(i)) {
+        continue;
+      }
       const std::int64_t target = current(i);
       bool fresh = true;
       for (std::int64_t w = 0; w * 64 < target; ++w) {
@@ -100,6 +147,7 @@ private:
     std::int64_t row, from;
   };
 
+  bool is_forced(std::int64_t i) const { return (fixed_rows_[i / 64] >> (i % 64)) & 1; }
   std::int64_t dummy_row() const { return graph_.rows; }
   std::int64_t dummy_col() const { return graph_.cols; }
   std::int64_t current(std::int64_t i) const { return col_of_[i] < 0 ? dummy_col() : col_of_[i]; }
@@ -275,7 +323,8 @@ private:
     row_potential_[dummy_row()] += dummy_row_seen_;
   }
 
-  const TightGraph &graph_, &transposed_;
+  const TightGraph &graph_;
+  const TightGraph transposed_;
   const std::vector<char> &spare_;
   const std::int64_t *prefer_;
   std::vector<std::int64_t> &col_of_;
@@ -333,10 +382,14 @@ TightGraph TightGraph::transposed(Interrupt &interrupt) const {
   return result;
 }
 
-void canonical_optimum(const TightGraph &graph, const TightGraph &transposed,
-                       const std::vector<char> &spare, const std::int64_t *prefer,
-                       std::vector<std::int64_t> &col_of, Interrupt &interrupt) {
-  TieBreaker breaker(graph, transposed, spare, prefer, col_of, interrupt);
+void canonical_optimum(const TightGraph &graph, const std::vector<char> &spare,
+                       const std::int64_t *prefer, std::vector<std::int64_t> &col_of,
+                       Interrupt &interrupt) {
+  Forced forced = forced_rows(graph, spare, col_of, interrupt);
+  if (forced.count == graph.rows) {
+    return;
+  }
+  TieBreaker breaker(graph, std::move(forced), spare, prefer, col_of, interrupt);
   if (!prefer || breaker.agree()) {
     breaker.lexicographic();
   }

@@ -30,8 +30,8 @@ struct TightGraph {
 // lexicographically smallest among those that agree with it in most rows. `spare` marks the columns
 // (rows < cols) or rows (rows > cols) that may be without partner. After an interrupt col_of
 // is some optimum.
-void canonical_optimum(const TightGraph &graph, const TightGraph &transposed,
-                       const std::vector<char> &spare, const std::int64_t *prefer,
-                       std::vector<std::int64_t> &col_of, Interrupt &interrupt);
+void canonical_optimum(const TightGraph &graph, const std::vector<char> &spare,
+                       const std::int64_t *prefer, std::vector<std::int64_t> &col_of,
+                       Interrupt &interrupt);
 
 } // namespace lmc

@@ -142,16 +142,49 @@ nb::tuple solve_assignments(std::uintptr_t address, bool float64, std::int64_t b
   return nb::make_tuple(0, -1, -1, -1);
 }
 
+// A matrix or vector in row order by the buffer protocol, which costs less than an nb::ndarray.
+class Buffer {
+public:
+  Buffer(nb::handle object, int flags) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, flags | PyBUF_C_CONTIGUOUS) != 0) {
+      PyErr_Clear();
+      view_.obj = nullptr;
+    }
+  }
+  Buffer(const Buffer &) = delete;
+  Buffer &operator=(const Buffer &) = delete;
+  ~Buffer() {
+    if (view_.obj) {
+      PyBuffer_Release(&view_);
+    }
+  }
+
+  bool is_matrix() const {
+    return view_.obj && view_.ndim == 2 && (has_format('f') || has_format('d')) &&
+           reinterpret_cast<std::uintptr_t>(view_.buf) % itemsize() == 0;
+  }
+  void *data() const { return view_.buf; }
+  std::uintptr_t itemsize() const { return static_cast<std::uintptr_t>(view_.itemsize); }
+  std::int64_t extent(int axis) const { return view_.shape[axis]; }
+
+private:
+  bool has_format(char code) const {
+    return view_.format && view_.format[0] == code && view_.format[1] == 0;
+  }
+
+  Py_buffer view_{};
+};
+
 // The commonest call at the least cost: one matrix in row order. False where there is something to
-// complain about, which is left to the general call.
-bool solve_matrix(const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> &matrix,
-                  bool maximize, int threads, const Array<std::int64_t> &cols_out) {
-  const bool float64 = matrix.itemsize() == 8;
-  if (reinterpret_cast<std::uintptr_t>(matrix.data()) % matrix.itemsize() != 0) {
+// complain about, which is left to the general call. cols_out: int64, one for each row.
+bool solve_matrix(nb::handle cost, bool maximize, int threads, nb::handle cols_out) {
+  const Buffer matrix(cost, PyBUF_FORMAT);
+  const Buffer out(cols_out, PyBUF_WRITABLE);
+  if (!matrix.is_matrix() || !out.data()) {
     return false;
   }
-  const auto rows = static_cast<std::int64_t>(matrix.shape(0));
-  const auto cols = static_cast<std::int64_t>(matrix.shape(1));
+  const std::int64_t rows = matrix.extent(0);
+  const std::int64_t cols = matrix.extent(1);
   SignalPoll poll;
   lmc::AssignmentOptions options;
   options.maximize = maximize;
@@ -160,8 +193,8 @@ bool solve_matrix(const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::devic
   lmc::AssignmentStatus status{};
   {
     const nb::gil_scoped_release release;
-    status = lmc::solve_assignment({matrix.data(), float64, rows, cols, cols, 1}, options,
-                                   {.cols = cols_out.data()})
+    status = lmc::solve_assignment({matrix.data(), matrix.itemsize() == 8, rows, cols, cols, 1},
+                                   options, {.cols = static_cast<std::int64_t *>(out.data())})
                  .status;
   }
   if (PyErr_Occurred()) {

@@ -13,6 +13,7 @@
 
 // Part of a clone: must be inlined to be compiled for the clone's instruction set.
 #define LMC_INLINE __attribute__((always_inline)) inline
+#define LMC_INLINED __attribute__((always_inline)) // the same for a lambda
 
 namespace lmc {
 
@@ -72,6 +73,17 @@ template <int step> LMC_INLINE Floats swapped(const Floats &v) {
 template <int step> LMC_INLINE Ints swapped(const Ints &v) {
   return __builtin_shufflevector(v, v, 0 ^ step, 1 ^ step, 2 ^ step, 3 ^ step, 4 ^ step, 5 ^ step,
                                  6 ^ step, 7 ^ step);
+}
+
+// Combines all lanes with an operation that does not mind the order.
+template <class Combine> LMC_INLINE double folded(Doubles v, const Combine &combine) {
+  v = combine(v, swapped<2>(v));
+  return combine(v, swapped<1>(v))[0];
+}
+template <class Combine> LMC_INLINE float folded(Floats v, const Combine &combine) {
+  v = combine(v, swapped<4>(v));
+  v = combine(v, swapped<2>(v));
+  return combine(v, swapped<1>(v))[0];
 }
 
 // The largest that each lane has seen, and its place.

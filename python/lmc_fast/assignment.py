@@ -18,7 +18,6 @@ __all__ = ["Assignment", "linear_sum_assignment", "solve_assignment"]
 
 _INFEASIBLE, _INVALID = 1, 2
 _NO_BATCH: tuple[int, ...] = ()
-_IN_PLACE = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,11 +113,11 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
     >>> linear_sum_assignment([[4, 1, 3], [2, 0, 5], [3, 2, 2]])
     (array([0, 1, 2]), array([1, 0, 2]))
     """
-    if type(cost) is np.ndarray and cost.ndim == 2 and cost.dtype in _IN_PLACE:
-        cols = np.empty(len(cost), np.int64)
-        contiguous = cost.flags.c_contiguous
-        if contiguous and _core.solve_matrix(cost, bool(maximize), torch.get_num_threads(), cols):
-            return _pairs(cols, *cost.shape)
+    if type(cost) is np.ndarray and cost.ndim == 2:
+        rows, width = cost.shape
+        cols = np.empty(rows, np.int64)
+        if _core.solve_matrix(cost, bool(maximize), torch.get_num_threads(), cols):
+            return (np.arange(rows), cols) if rows <= width else _pairs(cols, rows, width)
     (placed,) = placement.solve_placed([cost], maximize=bool(maximize))
     if placed is not None:
         if placed.failure[0]:
@@ -184,9 +183,9 @@ def solve_assignment(
     reading of the matrix that proves the result. What the solver does is decided by what it finds
     in the matrix:
 
-    - up to 320 * 320 entries it scans whole rows of a copy in double precision; above that it
-      reads the matrix in place and keeps a list of the best few columns of every row, with a bound
-      on all others, and reads a row again only when its bound could decide;
+    - up to 320 * 320 entries it scans whole rows; above that it keeps a list of the best few
+      columns of every row, with a bound on all others, and reads a row again only when its bound
+      could decide; either way the matrix is read in place;
     - constant rows, constant columns and the dummies of a rectangular problem are bidders that act
       as one;
     - a sample of 64 entries tells whether the matrix is nearly ``r[i] + c[j] + x[i] * y[j]``

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+
+#include "assignment_rows.hpp"
+#include "assignment_solver.hpp"
+
+namespace lmc {
+
+// Kernels on the grid that read the matrix in place and convert on the way: no copy in double
+// precision. Arrays over columns are padded to a multiple of exact_lanes.
+constexpr std::int64_t exact_lanes = 8;
+constexpr std::int64_t padded(std::int64_t cols) {
+  return (cols + exact_lanes - 1) / exact_lanes * exact_lanes;
+}
+
+// The largest and second largest a_j - price_j of a row and a place of the largest.
+TopTwo<double> top_two_exact(const RowMatrix<float> &matrix, const float *row, const double *price);
+TopTwo<double> top_two_exact(const RowMatrix<double> &matrix, const double *row,
+                             const double *price);
+
+// A path's yield is what it adds to the objective: a shortest path yields most. Sets yield_j to
+// max(yield_j, a_j - price_j + shift) and returns the place of the largest yield_j - closed_j, -1
+// if none is above -infinity.
+std::int64_t relax(const RowMatrix<float> &matrix, const float *row, const double *price,
+                   double shift, double *yield, const double *closed);
+std::int64_t relax(const RowMatrix<double> &matrix, const double *row, const double *price,
+                   double shift, double *yield, const double *closed);
+
+// price_j = max(price_j, a_j - best), and `number` becomes the holder of the columns where it
+// rises.
+void claim_columns(const RowMatrix<float> &matrix, const float *row, double best,
+                   std::int64_t number, double *price, std::int64_t *holder);
+void claim_columns(const RowMatrix<double> &matrix, const double *row, double best,
+                   std::int64_t number, double *price, std::int64_t *holder);
+
+// The largest and second largest a_j - price_j of a row (equal under a tie); bit j of `tight` is
+// set where it reaches `level`.
+struct RowCheck {
+  double best, second;
+};
+RowCheck check_row(const RowMatrix<float> &matrix, const float *row, const double *price,
+                   double level, std::uint64_t *tight);
+RowCheck check_row(const RowMatrix<double> &matrix, const double *row, const double *price,
+                   double level, std::uint64_t *tight);
+
+} // namespace lmc
