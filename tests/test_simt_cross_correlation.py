@@ -418,6 +418,7 @@ def test_under_the_address_and_undefined_behaviour_sanitizers(tmp_path):
     files = [str(Path(__file__).with_name(f"test_simt_{name}.py")) for name in names]
     selected = (
         "ragged_shapes and shifted or half_precision or late_channels or 16_byte or batch_and"
+        " or exact_mode or head_over or forbidden"
     )
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", selected, *files],
