@@ -40,7 +40,7 @@ def _run(context: Context) -> Result:
     data = context.mnist(*context.choose(quick=(2000, 1000), default=(None, None)))
     widths = context.choose(
         quick=[16, 64],
-        default=[32, 64, 128, 256, 512],
+        default=[32, 64, 128, 256],
         full=[32, 64, 128, 256, 512, 1024, 2048],
     )
     epochs = context.choose(quick=2, default=4, full=20)
@@ -160,7 +160,9 @@ def _run(context: Context) -> Result:
         },
         figure,
         "The published numbers are of VGG-16 (in the table) and ResNet-20 (in the settings) on "
-        "CIFAR-10; the claim compared here is the trend with width.",
+        "CIFAR-10; the claim compared here is the trend with width. With four networks a width, "
+        "tried first, the ratio rose from .094 at width 128 to .140 at width 256, by no more than "
+        "so few networks leave open; ten were taken to settle it.",
     )
 
 
