@@ -159,6 +159,31 @@ def test_dead_units_are_counted_and_kept_in_place():
     assert torch.equal(index, torch.arange(16))
 
 
+@pytest.mark.parametrize("by", ["weights", "activations"])
+def test_regrets_tell_partners_that_are_there_from_those_that_are_not(by):
+    a, other = (randomised(MLP((20, 64, 5)), seed) for seed in (0, 1))
+    x = torch.randn(256, 20, generator=generator(2))
+    spec = PermutationSpec.from_model(a, x[:2])
+    b = MLP((20, 64, 5)).eval()
+    moved = apply_permutation(
+        spec, random_permutation(spec, generator=generator(3)), a.state_dict()
+    )
+    b.load_state_dict(moved)
+    copy, stranger = (
+        match(a, net, data=x, method=by, spec=spec, regrets=True) for net in (b, other)
+    )
+    assert next(iter(copy.statistics.values())).undetermined == 0
+    found = next(iter(stranger.statistics.values()))
+    assert found.undetermined > 0.25 * found.size
+    assert found.regret < 0.1 * next(iter(copy.statistics.values())).regret
+    assert f"undetermined {found.undetermined}" in str(stranger)
+    silent = match(a, other, data=x, method=by, spec=spec)
+    for group, columns in silent.permutation.items():
+        assert torch.equal(columns, stranger.permutation[group])
+    assert next(iter(silent.statistics.values())).regret is None
+    assert "undetermined" not in str(silent)
+
+
 def test_a_wrong_spec_fails_its_proof():
     a = MLP((20, 16, 12, 5))
     wrong = PermutationSpec.parse(

@@ -48,7 +48,7 @@ def test_curves_have_a_line_and_a_band_each(nets, data):
 
 
 def test_match_quality_names_every_group(nets, data):
-    matching = match(nets[0], nets[1], example_inputs=data[0][:2])
+    matching = match(nets[0], nets[1], example_inputs=data[0][:2], regrets=True)
     ax = drawn(plots.match_quality(matching))
     assert len(ax.get_yticklabels()) == len(matching.statistics)
 

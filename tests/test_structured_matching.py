@@ -209,7 +209,7 @@ def per_unit(spec, statistics):
 def test_inner_groups_have_statistics(by):
     a, b, spec, _, inputs = planted("vit")
     data = torch.cat([randn(16, *inputs.shape[1:], seed=s) for s in range(4)])
-    result = match(a, b, data=data, method=by, restarts=8)
+    result = match(a, b, data=data, method=by, restarts=8, regrets=True)
     assert set(result.statistics) == set(spec.groups)
     total = per_unit(spec, result.statistics)
     for outer in set(spec.parents.values()):

@@ -93,7 +93,9 @@ def match_quality(matching: Matching, *, ax: Axes | None = None) -> Axes:
         ax.text(
             right * 1.03,
             row,
-            f"median regret {group.regret:.2g}\ngap {group.gap:.2g}",
+            f"gap {group.gap:.2g}"
+            if group.regret is None
+            else f"median regret {group.regret:.2g}\ngap {group.gap:.2g}",
             va="center",
             fontsize="x-small",
         )

@@ -123,8 +123,8 @@ def _matching(matching: Matching) -> list[str]:
         [
             name,
             str(g.size),
-            *map(_number, (g.identity, g.matched, g.regret)),
-            str(g.undetermined),
+            *map(_number, (g.identity, g.matched)),
+            *(("", "") if g.regret is None else (_number(g.regret), str(g.undetermined))),
             _number(g.gap),
         ]
         for name, g in matching.statistics.items()

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
             restarts=args.restarts,
             max_sweeps=args.max_sweeps,
             generator=torch.Generator().manual_seed(args.seed),
+            regrets=True,
         )
     else:
         model_a = common.load_into(args, args.a)
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
             restarts=args.restarts,
             max_sweeps=args.max_sweeps,
             generator=torch.Generator().manual_seed(args.seed),
+            regrets=True,
             progress=common.show_progress(),
         )
     result.save(args.out)

@@ -56,6 +56,7 @@ def match(
     progress: bool = False,
     biases: bool = True,
     running_statistics: bool = False,
+    regrets: bool = False,
 ) -> Matching:
     """Find the permutation of B's hidden units that aligns it to A.
 
@@ -93,6 +94,9 @@ def match(
         Whether bias vectors count in the objective of weight matching.
     running_statistics : bool
         Whether the buffers of BatchNorm count in it. They are permuted either way.
+    regrets : bool
+        Whether to find how well every unit's partner is determined: `GroupStatistics.regret` and
+        `undetermined`, which are None otherwise. Costs some seven assignments a group.
 
     Returns
     -------
@@ -157,11 +161,11 @@ def match(
                 "checkpoints into modules, or use method='weights'"
             )
         metric = metric or "correlation"
-        return _by_activations(resolved, a, b, stream, metric, start, proof, progress)
+        return _by_activations(resolved, a, b, stream, metric, start, proof, progress, regrets)
     if metric not in (None, "inner"):
         raise ValueError(f"metric: expected 'inner' for weight matching, got {metric!r}")
     counted = tensors_in_objective(resolved, module, state_a, biases, running_statistics)
-    options = _RunOptions(restarts, generator, max_sweeps, progress)
+    options = _RunOptions(restarts, generator, max_sweeps, progress, regrets)
     return _by_weights(resolved, state_a, state_b, counted, start, proof, options)
 
 
@@ -171,6 +175,7 @@ class _RunOptions:
     generator: torch.Generator
     max_sweeps: int
     progress: bool
+    regrets: bool
 
 
 def _by_weights(
@@ -210,10 +215,11 @@ def _by_weights(
                 best.similarity[name],
                 best.identity[name],
                 best.matched[name],
+                regrets=options.regrets,
             )
             for name, assignment in best.assignments.items()
         }
-        | inner_statistics_of_weights(problem, best.permutation),
+        | inner_statistics_of_weights(problem, best.permutation, regrets=options.regrets),
         restarts=tuple(objectives),
         proof=proof,
     )
@@ -255,6 +261,7 @@ def _by_activations(
     start: Permutation,
     proof: str,
     progress: bool,
+    regrets: bool,
 ) -> Matching:
     measured = activation_similarity(spec, a, b, stream, metric=metric, progress=progress)
     assignments = match_activations(spec, measured, start)
@@ -272,6 +279,7 @@ def _by_activations(
             assignment.objective / len(matrix),
             measured.dead_a[name],
             measured.dead_b[name],
+            regrets=regrets,
         )
     permutation = {name: assignment.cols for name, assignment in assignments.items()}
     objective = sum(assignment.objective for assignment in assignments.values())
@@ -290,8 +298,11 @@ def _by_activations(
             found.matched,
             measured.dead_a[outer],
             measured.dead_b[outer],
+            regrets=regrets,
         )
-        statistics |= inner_statistics(spec, outer, measured.pieces[outer], permutation)
+        statistics |= inner_statistics(
+            spec, outer, measured.pieces[outer], permutation, regrets=regrets
+        )
     return Matching(
         permutation=permutation,
         objective=objective,

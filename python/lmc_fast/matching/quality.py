@@ -33,31 +33,33 @@ def group_statistics(
     matched: float,
     dead_a: int | None = None,
     dead_b: int | None = None,
+    *,
+    regrets: bool,
 ) -> GroupStatistics:
     """Describe a group by its last assignment, what that maximised, and its mean similarities."""
-    return GroupStatistics(
-        spec.groups[name],
-        identity,
-        matched,
-        assignment.gap,
-        *_identifiability(
+    regret, undetermined = None, None
+    if regrets:
+        best = solve_assignment(
             similarity,
-            solve_assignment(
-                similarity,
-                maximize=True,
-                initial_duals=(assignment.u, assignment.v),
-                ties="keep",
-                prefer=assignment.cols,
-                regrets=True,
-            ),
-        ),
-        dead_a,
-        dead_b,
+            maximize=True,
+            initial_duals=(assignment.u, assignment.v),
+            ties="keep",
+            prefer=assignment.cols,
+            regrets=True,
+        )
+        regret, undetermined = _identifiability(similarity, best)
+    return GroupStatistics(
+        spec.groups[name], identity, matched, assignment.gap, regret, undetermined, dead_a, dead_b
     )
 
 
 def inner_statistics(
-    spec: PermutationSpec, outer: str, pieces: Sequence[Piece], permutation: Permutation
+    spec: PermutationSpec,
+    outer: str,
+    pieces: Sequence[Piece],
+    permutation: Permutation,
+    *,
+    regrets: bool,
 ) -> dict[str, GroupStatistics]:
     """Describe the groups nested in an outer group, all others as they are matched.
 
@@ -71,6 +73,8 @@ def inner_statistics(
         The similarity of the units of A and B, B as given.
     permutation : Permutation
         The final one.
+    regrets : bool
+        Whether to find how well the units are determined.
 
     Notes
     -----
@@ -87,7 +91,7 @@ def inner_statistics(
         before = inner_similarity(pieces, name, outer, still).diagonal(dim1=1, dim2=2)
         after = similarity.gather(2, own[name][..., None]).squeeze(2)
         best = solve_assignment(
-            similarity, maximize=True, ties="keep", prefer=own[name], regrets=True
+            similarity, maximize=True, ties="keep", prefer=own[name], regrets=regrets
         )
         short = torch.as_tensor(best.objective) - after.sum(-1, dtype=torch.float64).cpu()
         result[name] = GroupStatistics(
@@ -95,13 +99,13 @@ def inner_statistics(
             before.double().mean().item(),
             after.double().mean().item(),
             float(torch.as_tensor(best.gap).sum() + short.clamp(min=0).sum()),
-            *_identifiability(similarity, best),
+            *(_identifiability(similarity, best) if regrets else (None, None)),
         )
     return result
 
 
 def inner_statistics_of_weights(
-    problem: WeightProblem, permutation: Permutation
+    problem: WeightProblem, permutation: Permutation, *, regrets: bool
 ) -> dict[str, GroupStatistics]:
     """Describe all groups nested in others by the weights they move."""
     spec = problem.spec
@@ -114,7 +118,7 @@ def inner_statistics_of_weights(
         device = permutation[outer].device
         others = {**permutation, **{n: still[n].to(device) for n in (outer, *inner)}}
         pieces = weight_pieces(spec, problem.a, problem.b, places, others)
-        result |= inner_statistics(spec, outer, pieces, permutation)
+        result |= inner_statistics(spec, outer, pieces, permutation, regrets=regrets)
     return result
 
 

@@ -39,12 +39,12 @@ class GroupStatistics:
         Mean similarity of units paired by position, and as matched.
     gap : float
         Certified distance of the group's last assignment from its optimum; 0.0 is a proof.
-    regret : float
+    regret : float or None
         Median over units of how much the group's similarity falls if the unit may not have its
-        partner and all others are chosen anew.
-    undetermined : int
+        partner and all others are chosen anew; None if `match` was not asked for it.
+    undetermined : int or None
         Units with a regret of at most a tenth of what matching gains per unit over random pairs:
-        the data says little about their partners.
+        the data says little about their partners. None likewise.
     dead_a, dead_b : int or None
         Units that are constant on the data (activation matching); for a group with others nested in
         it their units are counted.
@@ -54,8 +54,8 @@ class GroupStatistics:
     identity: float
     matched: float
     gap: float
-    regret: float
-    undetermined: int
+    regret: float | None = None
+    undetermined: int | None = None
     dead_a: int | None = None
     dead_b: int | None = None
 
@@ -170,9 +170,14 @@ class Matching:
         for name, s in self.statistics.items():
             outer = self.spec.parents.get(name)
             per = f" in each of {self.spec.groups[outer]}" if outer else ""
+            known = (
+                ""
+                if s.regret is None
+                else f"  regret {s.regret:.2g}  undetermined {s.undetermined}"
+            )
             dead = "" if s.dead_a is None else f"  dead {s.dead_a}/{s.dead_b}"
             lines.append(
                 f"  {name:<{width}}  {s.size:>6} units{per}  similarity {s.identity:.4g} -> "
-                f"{s.matched:.4g}  regret {s.regret:.2g}  undetermined {s.undetermined}{dead}"
+                f"{s.matched:.4g}{known}{dead}"
             )
         return "\n".join(lines)
