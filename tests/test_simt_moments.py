@@ -76,6 +76,29 @@ def test_all_layers_of_a_batch_share_the_launches(device):
     assert all(moments.count == 20 for moments in held)
 
 
+def test_an_accumulator_that_comes_twice_takes_both_batches(device):
+    (x, y), (v, w) = batches(2)
+    fed, whole = CrossMoments(), CrossMoments(mode="exact")
+    statistics.update_moments([fed, fed], [x, v], [y, w])
+    for pair in ((x, y), (v, w)):
+        whole._add(*pair)
+    assert fed.count == whole.count
+    torch.testing.assert_close(
+        fed.correlation().double(), whole.correlation(), rtol=2e-6, atol=2e-6
+    )
+
+
+def test_exact_mode_takes_small_values_without_a_warning(device):
+    x = 1e-3 * torch.randn(40, 3, generator=torch.Generator().manual_seed(3))
+    late = torch.cat((torch.zeros(600, 3), 1e-9 * x))
+    moments = CrossMoments(mode="exact")
+    for part in (late[:600], late[600:]):
+        moments.update(part, part)
+    torch.testing.assert_close(
+        moments.correlation(), cross_correlation(late.double(), late.double())
+    )
+
+
 def spiked():
     x = torch.randn(1200, 3, generator=torch.Generator().manual_seed(1))
     y = x.clone()
