@@ -58,6 +58,14 @@ template <class T> std::vector<T> by_rows(const CostMatrix &cost, Interrupt &int
   return values;
 }
 
+// Lists of many short lines, most of which find no partner, cost more than a copy the other way.
+// From a breadth of 1024 on there is to be no copy.
+bool is_worth_turning(const CostMatrix &cost) {
+  const std::int64_t lines = cost.col_stride == 1 ? cost.rows : cost.cols;
+  const std::int64_t breadth = cost.col_stride == 1 ? cost.cols : cost.rows;
+  return breadth < 1024 && lines > breadth + breadth / 2;
+}
+
 // Float32 has no room for the solvers' sums at the ends of its range.
 bool has_ordinary_scale(double largest) {
   const int exponent = Grid::covering(largest, finest_bits).exponent;
@@ -135,7 +143,8 @@ private:
   // By scans of whole rows (`dense`) or by lists. False where lists would lose precision.
   template <class T> bool run_path(bool dense) {
     const bool square = cost_.rows == cost_.cols;
-    const bool flipped = dense && !square ? cost_.rows > cost_.cols : cost_.col_stride != 1;
+    const bool flipped = dense && !square ? cost_.rows > cost_.cols
+                                          : (cost_.col_stride != 1) != is_worth_turning(cost_);
     problem_ = orient(cost_, flipped, problem_.sign);
     const CostMatrix &cost = problem_.cost;
     const std::vector<T> copy =

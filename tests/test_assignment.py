@@ -540,7 +540,7 @@ def test_work_stays_bounded(kind, reads, visits):
 POLLING = """
 import itertools, signal, sys, time
 import numpy as np, torch
-from lmc_fast import linear_sum_assignment, match, solve_assignment
+from lmc_fast import linear_sum_assignment, solve_assignment
 torch.set_num_threads(1)
 seen = []
 signal.signal(signal.SIGVTALRM, lambda *_: seen.append(time.process_time()))
@@ -557,6 +557,7 @@ forbidden = rng.random((n, n), dtype=np.float32)
 forbidden[rng.random((n, n)) < 0.3] = np.inf
 ascending = np.outer(np.arange(n), np.arange(n)).astype(np.float32)
 order = rng.permutation(n)
+linear_sum_assignment(np.eye(6)[::2, ::2])  # what the first call imports
 worst = {}
 for name, call in {
     "products": lambda: linear_sum_assignment(products[: n // 2, : n // 2]),
