@@ -1,7 +1,8 @@
 """What old duals save inside weight matching: ``python -m bench assignment_warm``.
 
 Every assignment that `match` asks for while it aligns two MLPs trained on MNIST is solved twice,
-from the duals of the sweep before and from nothing, in alternating order.
+from the duals of the sweep before and from nothing, in alternating order. Where most units of the
+group have just moved, `match` itself starts from nothing; these are not counted.
 """
 
 from __future__ import annotations

@@ -19,6 +19,12 @@ from lmc_fast.progress import progress_bar
 MAX_CYCLES = 64
 """Cycles of a refused step that are tried one by one, longest gain first."""
 
+WARM = 0.2
+"""The next assignment of a group starts from the duals of one that moved no larger share of units.
+
+While most units move the old duals cost more than they save.
+"""
+
 START_OVER = 0.1
 """A similarity matrix of which no larger share of the products is unchanged is summed afresh.
 
@@ -147,6 +153,7 @@ class _GroupState(_State):
         super().__init__(problem, group)
         self.sources: dict[int, tuple[Tensor, ...]] = {}
         self.rows: dict[int, Tensor | None] = {}
+        self.duals: tuple[Tensor, Tensor] | None = None
 
     def step(self, permutation: Permutation) -> bool:
         similarity = self._refresh(permutation)
@@ -154,13 +161,13 @@ class _GroupState(_State):
         assignment = solve_assignment(
             similarity,
             maximize=True,
-            initial_duals=None
-            if self.assignment is None
-            else (self.assignment.u, self.assignment.v),
+            initial_duals=self.duals,
             ties="keep",
             prefer=current,
         )
         self.assignment = assignment
+        moved = assignment.cols.ne(current).sum().item()
+        self.duals = (assignment.u, assignment.v) if moved <= WARM * len(current) else None
         before = similarity.gather(1, current[:, None]).squeeze(1).double()
         after = similarity.gather(1, assignment.cols[:, None]).squeeze(1).double()
         self.identity = similarity.diagonal().double().mean().item()
