@@ -120,10 +120,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--lap", help="folder with the package lap, if it is not importable")
     parser.add_argument("--lapx", help="folder with the package lapx, whose module is lap too")
     parser.add_argument("--name", default="assignment", help="name of the stored results")
+    parser.add_argument("--more", action="store_true", help="keep what is stored of the others")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     solvers, missing = rivals(args.lap, args.lapx)
-    runs = []
+    asked = {(n, name) for n in args.sizes for name in args.instances}
+    stored = record.load(args.name)["runs"] if args.more else []
+    runs = [run for run in stored if (run["n"], run["instance"]) not in asked]
     for n in args.sizes:
         for name in args.instances:
             if not exists(name, n) or (name == "mw" and n > 1024):

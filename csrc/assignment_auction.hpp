@@ -204,7 +204,8 @@ private:
     // A row with one possible column bids no finite price, and a raise of zero could go on for
     // ever.
     if (choice.second == -infinity || (holder >= 0 && raise <= 0)) {
-      const std::int64_t other = self().free_tie(i, choice.best);
+      // Forbidden pairs are no ties.
+      const std::int64_t other = choice.best > -infinity ? self().free_tie(i, choice.best) : -1;
       if (other >= 0) {
         take(i, other);
       } else {

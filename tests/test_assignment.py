@@ -313,6 +313,13 @@ def test_bad_value_in_a_batch_names_the_problem():
         linear_sum_assignment(cost)
 
 
+def test_a_row_without_a_pair_is_infeasible():
+    none = -np.inf
+    cost = np.array([[none, 1, none], [none, none, none], [2, none, none]])
+    with pytest.raises(ValueError, match="infeasible"):
+        solve_assignment(cost, maximize=True)
+
+
 def test_infinity_has_a_side():
     cost = np.array([[INF, 1.0], [1.0, 5.0]])
     assert linear_sum_assignment(cost)[1].tolist() == [1, 0]
