@@ -7,7 +7,6 @@ and their median is reported. Every answer's objective is checked against ours.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import time
 from typing import Any
@@ -106,11 +105,14 @@ def table(results: dict[str, Any]) -> str:
         lines.append(
             f"| {n} | {statistics.median(scipy[True]):.1f} ({min(scipy[True]):.1f}) "
             f"| {statistics.median(peer[True]):.1f} ({min(peer[True]):.1f}) "
-            f"| {min(scipy[False], default=math.nan):.2f} "
-            f"| {min(peer[False], default=math.nan):.2f} "
+            f"| {_worst(scipy[False])} | {_worst(peer[False])} "
             f"| {statistics.median(sums):.0f} |"
         )
     return "\n".join(lines)
+
+
+def _worst(ratios: list[float]) -> str:
+    return f"{min(ratios):.2f}" if ratios else "-"
 
 
 def main(argv: list[str]) -> int:
