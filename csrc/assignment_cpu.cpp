@@ -276,11 +276,10 @@ private:
     // A search that stopped early has no optimum to choose among.
     if (certificate.gap == 0) {
       if (problem_.flipped) {
-        canonical_optimum(certificate.tight.transposed(interrupt_), spare, prefer, cols,
-                          interrupt_);
-      } else {
-        canonical_optimum(certificate.tight, spare, prefer, cols, interrupt_);
+        // In its place: a bit an entry is a 32nd of the matrix.
+        certificate.tight = certificate.tight.transposed(interrupt_);
       }
+      canonical_optimum(certificate.tight, spare, prefer, cols, interrupt_);
     }
     certificate.tight = TightGraph(0, 0);
     if (output_.regrets) {

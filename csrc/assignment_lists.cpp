@@ -209,7 +209,7 @@ private:
 
   SolverResult augment_all() {
     labels_.assign(n_, {infinity, -1, false});
-    heap_.reserve(3 * n_);
+    heap_.reserve(5 * n_ / 2);
     for (const std::int64_t i : free_) {
       const SolverResult result = augment(i);
       if (result != SolverResult::ok) {
