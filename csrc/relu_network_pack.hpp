@@ -22,10 +22,6 @@ template <int BYTES, int WIDEST> struct Tile {
   }
 };
 
-inline std::int64_t rounded_up(std::int64_t value, std::int64_t step) {
-  return (value + step - 1) / step * step;
-}
-
 // A layer at one point: panels of neighbouring outputs, weights[input][output] in each.
 struct PackedLayer {
   std::int64_t inputs, outputs;

@@ -17,6 +17,11 @@
 
 namespace lmc {
 
+// Packed buffers hold whole tiles.
+inline std::int64_t rounded_up(std::int64_t value, std::int64_t step) {
+  return (value + step - 1) / step * step;
+}
+
 // Unaligned vectors of four doubles and eight floats, and integers of the same widths for their
 // places. The compiler splits selects on vectors wider than a register into scalars, so these are
 // as wide as AVX2, the commonest.

@@ -317,10 +317,6 @@ template <class T> Worker<T> worker(int instruction_set) {
 #endif
 }
 
-std::int64_t rounded_up(std::int64_t value, std::int64_t step) {
-  return (value + step - 1) / step * step;
-}
-
 // Grows to the largest request of the calling thread and stays: fresh pages cost more than packing.
 template <class T> T *workspace(std::int64_t size) {
   thread_local std::vector<T> buffer;
