@@ -13,6 +13,7 @@ One line per tensor, one term per axis: ``fc2.weight: hidden (channel 49)``.
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 Factor = int | str | None
 """A fixed size, the name of a group, or None for a fixed axis of any size."""
@@ -29,7 +30,7 @@ class Term:
 
     segments: tuple[Segment, ...]
 
-    @property
+    @cached_property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups that move this axis, in order of appearance, with repeats."""
         return tuple(f for segment in self.segments for f in segment if isinstance(f, str))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,20 +49,19 @@ def objective_bound(problem: WeightProblem) -> float:
     }
     total = 0.0
     exact: dict[str, list[Unfolded]] = {}
-    by_norm: list[Tensor] = []
+    by_norm: list[Unfolded] = []
     vectors: list[tuple[Tensor, Tensor]] = []
     for name, a in problem.a.items():
         place = chosen.get(name)
         if place is None:
             total += a.double().norm().item() * problem.b[name].double().norm().item()
         elif place.movers:
-            by_norm += [place.a.contiguous(), place.b.contiguous()]
+            by_norm.append(place)
         elif a.ndim == 1:
-            vectors.append((a.double(), problem.b[name].double()))
+            vectors.append((a, problem.b[name]))
         else:
             exact.setdefault(place.place.group, []).append(place)
-    norms = _norms(by_norm)
-    total += _paired([*vectors, *zip(norms[::2], norms[1::2], strict=True)])
+    total += _paired(vectors) + _paired(_norms(by_norm))
     for known in exact.values():
         doubled = [replace(e, a=e.a.double(), b=e.b.double()) for e in known]
         similarity = new_similarity(doubled[0])
@@ -80,15 +80,18 @@ def _paired(vectors: Sequence[tuple[Tensor, Tensor]]) -> float:
         by_size.setdefault(len(pair[0]), []).append(pair)
     total = 0.0
     for pairs in by_size.values():
-        a, b = (torch.stack(side).sort().values for side in zip(*pairs, strict=True))
-        total += (a * b).sum().item()
+        sides = zip(*pairs, strict=True)
+        a, b = (np.sort(torch.stack(side).double().cpu().numpy()) for side in sides)
+        total += float((a * b).sum())
     return total
 
 
-def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _norms(entries: Sequence[Unfolded]) -> list[tuple[Tensor, Tensor]]:
     """Length of every unit's weights; the slack covers their rounding to the dtype."""
-    squares = row_inner_products([Pairing(rows, rows) for rows in tensors])
-    return [
+    sides = [side.contiguous() for entry in entries for side in (entry.a, entry.b)]
+    squares = row_inner_products([Pairing(rows, rows) for rows in sides])
+    norms = [
         square.sqrt() * (1 + rows[0].numel() * torch.finfo(rows.dtype).eps)
-        for square, rows in zip(squares, tensors, strict=True)
+        for square, rows in zip(squares, sides, strict=True)
     ]
+    return list(zip(norms[::2], norms[1::2], strict=True))

@@ -154,6 +154,8 @@ class _GroupState(_State):
         self.sources: dict[int, tuple[Tensor, ...]] = {}
         self.rows: dict[int, Tensor | None] = {}
         self.duals: tuple[Tensor, Tensor] | None = None
+        first = self.entries[0]
+        self.units = torch.arange(first.units, device=first.a.device)
 
     def step(self, permutation: Permutation) -> bool:
         similarity = self._refresh(permutation)
@@ -166,27 +168,31 @@ class _GroupState(_State):
             prefer=current,
         )
         self.assignment = assignment
-        moved = assignment.cols.ne(current).sum().item()
+        target = assignment.cols
+        moved = len(target) - torch.eq(target, current).sum().item()
         self.duals = (assignment.u, assignment.v) if moved <= WARM * len(current) else None
-        before = similarity.gather(1, current[:, None]).squeeze(1).double()
-        after = similarity.gather(1, assignment.cols[:, None]).squeeze(1).double()
-        self.identity = similarity.diagonal().double().mean().item()
-        self.matched = before.mean().item()
-        linear_gain = (after.sum() - before.sum()).item()
-        if linear_gain <= torch.finfo(similarity.dtype).eps * after.abs().sum().item():
+        pairs = similarity.gather(1, torch.stack((self.units, current, target), 1)).double()
+        identity, before, after = pairs.sum(0).tolist()
+        self.identity = identity / len(target)
+        self.matched = before / len(target)
+        scale = pairs[:, 2].abs().sum().item()
+        if after - before <= torch.finfo(similarity.dtype).eps * scale:
             return False
         if self.group not in self.problem.quadratic:
-            permutation[self.group] = assignment.cols
-            self.gain += linear_gain
-            self.matched = after.mean().item()
+            permutation[self.group] = target
+            self.gain += after - before
+            self.matched = after / len(target)
             return True
-        return self._step_quadratic(permutation, assignment.cols, (after - before).cpu())
+        return self._step_quadratic(permutation, target, (pairs[:, 2] - pairs[:, 1]).cpu())
 
     def _refresh(self, permutation: Permutation) -> Tensor:
         """Multiply the rows that moved since the last call into the similarity matrix."""
         if self.similarity is None:
             self.similarity = new_similarity(self.entries[0])
         products = []
+        latest: dict[int, Tensor | None] = {}
+        # Few groups move most tensors along their other axis.
+        changes: dict[tuple[int, int], tuple[Tensor | None, Tensor, Tensor]] = {}
         for i, entry in enumerate(self.entries):
             sources = tuple(permutation[m] for m in entry.movers)
             if i in self.sources and all(
@@ -198,13 +204,12 @@ class _GroupState(_State):
             if rows is None or last is None:
                 products.append(Products(entry, b_rows=rows))
             else:
-                moved = torch.ne(rows, last).nonzero().squeeze(1)
-                if len(moved) < len(rows):
-                    a_rows, b_rows, last = moved, rows[moved], last[moved]
-                else:
-                    a_rows, b_rows = None, rows
-                products.append(Products(entry, a_rows, b_rows, last))
-            self.sources[i], self.rows[i] = sources, rows
+                pair = (id(rows), id(last))
+                if pair not in changes:
+                    changes[pair] = _changed(rows, last)
+                products.append(Products(entry, *changes[pair]))
+            self.sources[i], latest[i] = sources, rows
+        self.rows |= latest
         multiplied = sum(p.size for p in products)
         if multiplied > (1 - START_OVER) * sum(entry.size for entry in self.entries):
             self.similarity = new_similarity(self.entries[0])
@@ -264,6 +269,14 @@ class _FamilyState(_State):
         self.gain += trial - value
         self.matched = found.matched
         return True
+
+
+def _changed(rows: Tensor, last: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return where two row indices differ, None for everywhere, and both indices there."""
+    moved = torch.ne(rows, last).nonzero().squeeze(1)
+    if len(moved) == len(rows):
+        return None, rows, last
+    return moved, rows[moved], last[moved]
 
 
 def _cycles(start: Tensor, target: Tensor, gains: Tensor) -> list[Tensor]:
