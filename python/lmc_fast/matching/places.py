@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -48,9 +49,9 @@ class Unfolded:
     @property
     def units(self) -> int:
         """Number of units."""
-        return len(self.a)
+        return self.a.shape[0]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of products to one element of the similarity matrix."""
         return self.a.shape[1] * self.a.shape[2]
@@ -77,7 +78,7 @@ class Products:
     def size(self) -> int:
         """Number of products to one element of the similarity matrix."""
         rows = self.b_rows if self.a_rows is None else self.a_rows
-        return self.entry.size if rows is None else len(rows) * self.entry.a.shape[2]
+        return self.entry.size if rows is None else rows.shape[0] * self.entry.a.shape[2]
 
 
 def new_similarity(entry: Unfolded) -> Tensor:
@@ -112,7 +113,7 @@ def add_products(similarity: Tensor, products: Sequence[Products]) -> None:
         sums = []
         for p, index in zip(products, held, strict=True):
             a, b = p.entry.a, p.entry.b
-            length = a.shape[1] if p.a_rows is None else len(p.a_rows)
+            length = a.shape[1] if p.a_rows is None else p.a_rows.shape[0]
             a_rows, b_rows, last = (_address(rows) for rows in index)
             sums.append(
                 (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from operator import is_
 
 import torch
 from torch import Tensor
@@ -156,6 +157,7 @@ class _GroupState(_State):
         self.duals: tuple[Tensor, Tensor] | None = None
         first = self.entries[0]
         self.units = torch.arange(first.units, device=first.a.device)
+        self.most_changed = (1 - START_OVER) * sum(entry.size for entry in self.entries)
 
     def step(self, permutation: Permutation) -> bool:
         similarity = self._refresh(permutation)
@@ -187,35 +189,33 @@ class _GroupState(_State):
 
     def _refresh(self, permutation: Permutation) -> Tensor:
         """Multiply the rows that moved since the last call into the similarity matrix."""
-        if self.similarity is None:
-            self.similarity = new_similarity(self.entries[0])
-        products = []
-        latest: dict[int, Tensor | None] = {}
-        # Few groups move most tensors along their other axis.
-        changes: dict[tuple[int, int], tuple[Tensor | None, Tensor, Tensor]] = {}
-        for i, entry in enumerate(self.entries):
-            sources = tuple(permutation[m] for m in entry.movers)
-            if i in self.sources and all(
-                new is old for new, old in zip(sources, self.sources[i], strict=True)
-            ):
-                continue
-            rows = row_index(self.problem.spec, entry.place, permutation)
-            last = self.rows.get(i)
-            if rows is None or last is None:
-                products.append(Products(entry, b_rows=rows))
-            else:
-                pair = (id(rows), id(last))
-                if pair not in changes:
-                    changes[pair] = _changed(rows, last)
-                products.append(Products(entry, *changes[pair]))
-            self.sources[i], latest[i] = sources, rows
-        self.rows |= latest
-        multiplied = sum(p.size for p in products)
-        if multiplied > (1 - START_OVER) * sum(entry.size for entry in self.entries):
+        products = self._changes(permutation)
+        if self.similarity is None or sum(p.size for p in products) > self.most_changed:
             self.similarity = new_similarity(self.entries[0])
             products = [Products(e, b_rows=self.rows[i]) for i, e in enumerate(self.entries)]
         add_products(self.similarity, products)
         return self.similarity
+
+    def _changes(self, permutation: Permutation) -> list[Products]:
+        """Note where the rows of every entry come from now, and list what that changes."""
+        products = []
+        latest: dict[int, Tensor | None] = {}
+        # Few groups move most tensors along their other axis.
+        changed: dict[tuple[int, int], tuple[Tensor | None, Tensor, Tensor]] = {}
+        for i, entry in enumerate(self.entries):
+            sources = tuple([permutation[m] for m in entry.movers])
+            if i in self.sources and all(map(is_, sources, self.sources[i])):
+                continue
+            rows = row_index(self.problem.spec, entry.place, permutation)
+            last = self.rows.get(i)
+            if rows is not None and last is not None:
+                pair = (id(rows), id(last))
+                if pair not in changed:
+                    changed[pair] = _changed(rows, last)
+                products.append(Products(entry, *changed[pair]))
+            self.sources[i], latest[i] = sources, rows
+        self.rows |= latest
+        return products
 
     def _step_quadratic(self, permutation: Permutation, target: Tensor, gains: Tensor) -> bool:
         """Take the whole step if the true objective rises, else those of its cycles that raise it.
@@ -274,7 +274,7 @@ class _FamilyState(_State):
 def _changed(rows: Tensor, last: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
     """Return where two row indices differ, None for everywhere, and both indices there."""
     moved = torch.ne(rows, last).nonzero().squeeze(1)
-    if len(moved) == len(rows):
+    if moved.shape == rows.shape:
         return None, rows, last
     return moved, rows[moved], last[moved]
 
