@@ -17,6 +17,7 @@ FAMILIES = (
     "dead",
     "duplicates",
     "forbidden",
+    "copies",
 )
 
 
@@ -41,6 +42,14 @@ def random_matrix(rng: np.random.Generator, kind: str, rows: int, cols: int) -> 
         cost[:, rng.random(cols) < 0.4] = 0
     elif kind == "duplicates":
         cost = cost[rng.integers(0, rows, rows)][:, rng.integers(0, cols, cols)]
+    elif kind == "copies":
+        shares = rng.choice([1.0, 0.5, 0.2, 0.02], 2)
+        kinds = [max(1, int(n * share)) for n, share in zip(cost.shape, shares, strict=True)]
+        if rng.random() < 0.3:
+            cost = np.floor(4 * cost)
+        if rng.random() < 0.2:
+            cost[rng.random((rows, cols)) < 0.1] = np.inf
+        cost = cost[rng.integers(0, kinds[0], rows)][:, rng.integers(0, kinds[1], cols)]
     elif kind == "forbidden":
         cost[rng.random((rows, cols)) < 0.3] = np.inf
     else:

@@ -48,7 +48,8 @@ def is_certified(cost: Matrix, result: Assignment, maximize: bool) -> bool:
 def draw(rng: np.random.Generator, largest: int) -> tuple[str, Matrix, bool]:
     """One matrix, its family and the direction to solve it in."""
     family = FAMILIES[rng.integers(len(FAMILIES))]
-    low = 1 if rng.random() < 0.7 else min(200, largest)
+    # Lists begin, and copies are looked for, above 320 * 320 entries.
+    low = int(rng.choice([1, min(200, largest), min(321, largest)], p=[0.7, 0.2, 0.1]))
     high = 48 if low == 1 else largest
     rows, cols = rng.integers(low, high + 1, 2)
     cost: Matrix = random_matrix(rng, family, rows, cols if rng.random() < 0.5 else rows)

@@ -5,6 +5,7 @@
 
 #include "assignment.hpp"
 #include "assignment_certificate.hpp"
+#include "assignment_copies.hpp"
 #include "assignment_dense.hpp"
 #include "assignment_exact_rows.hpp"
 #include "assignment_grid.hpp"
@@ -14,6 +15,7 @@
 #include "assignment_solver.hpp"
 #include "assignment_survey.hpp"
 #include "assignment_ties.hpp"
+#include "assignment_transport.hpp"
 
 namespace lmc {
 namespace {
@@ -175,6 +177,7 @@ private:
     if (!dense && !has_ordinary_scale(largest_)) {
       return false;
     }
+    const Copies copies = dense ? Copies{} : find_copies(matrix, findings, interrupt_);
     // Only forbidden pairs let prices grow beyond a few times the largest entry; the grid is made
     // coarser when they did.
     for (int bits = finest_bits;; bits -= 8) {
@@ -184,10 +187,35 @@ private:
       report_.moved = moved.count;
       report_.moved_by = matrix.grid.restore(moved.by);
       matrix.rounds = moved.count > 0 || matrix.grid.scale_rest != 1;
-      if (attempt(dense, matrix, findings)) {
+      if ((copies.any() && attempt_kinds(matrix, findings, copies)) ||
+          attempt(dense, matrix, findings)) {
         return true;
       }
     }
+  }
+
+  // With a source or sink for each kind of row or column. False where some of a kind turn out to
+  // differ, or the prices outgrew the grid.
+  template <class T>
+  bool attempt_kinds(const RowMatrix<T> &matrix, const Findings<T> &findings,
+                     const Copies &copies) {
+    const std::int64_t order = std::max(matrix.rows, matrix.cols);
+    Classes none{std::vector<double>(order, NAN), std::vector<double>(order, NAN)};
+    std::fill(none.col_value.begin() + matrix.cols, none.col_value.end(), 0.0); // dummies
+    Matching matching = empty_matching(order);
+    if (!given_prices(matrix, findings, matching)) {
+      start_prices(matrix, findings, none, matching.price);
+    }
+    const SolverResult result = solve_transport(matrix, copies, matching,
+                                                {0.0, hint() != nullptr, false}, interrupt_, work_);
+    drop_dummies(matrix.rows, matrix.cols, matching);
+    return result != SolverResult::infeasible &&
+           settle(result, matching, matrix, find_classes(matrix, findings), 0.0);
+  }
+
+  static Matching empty_matching(std::int64_t order) {
+    return {std::vector<std::int64_t>(order, -1), std::vector<std::int64_t>(order, -1),
+            std::vector<double>(padded(order))};
   }
 
   // False where the prices outgrew the grid.
@@ -195,8 +223,7 @@ private:
   bool attempt(bool dense, const RowMatrix<T> &matrix, const Findings<T> &findings) {
     const Classes classes = find_classes(matrix, findings);
     const std::int64_t order = std::max(matrix.rows, matrix.cols);
-    Matching matching{std::vector<std::int64_t>(order, -1), std::vector<std::int64_t>(order, -1),
-                      std::vector<double>(padded(order))};
+    Matching matching = empty_matching(order);
     if (!given_prices(matrix, findings, matching)) {
       if (dense) {
         reduce_columns(matrix, classes, findings.best, matching, interrupt_);
@@ -209,7 +236,7 @@ private:
         dense ? solve_dense(matrix, classes, matching, asked, interrupt_, work_)
               : solve_lists(matrix, classes, matching, asked, interrupt_, work_);
     drop_dummies(matrix.rows, matrix.cols, matching);
-    return settle(result, matching, matrix, classes);
+    return settle(result, matching, matrix, classes, infinity);
   }
 
   template <class T>
@@ -238,9 +265,10 @@ private:
     return !findings.poisoned && rank_one_prices(matrix, matching.price, interrupt_);
   }
 
+  // False where the prices outgrew the grid or the gap is above the limit.
   template <class T>
   bool settle(SolverResult result, const Matching &matching, const RowMatrix<T> &matrix,
-              const Classes &classes) {
+              const Classes &classes, double largest_gap) {
     const Grid &grid = matrix.grid;
     if (result != SolverResult::ok) {
       report_.status = result == SolverResult::infeasible ? AssignmentStatus::infeasible
@@ -253,7 +281,7 @@ private:
       return true;
     }
     report_.rows_read += problem_.cost.rows;
-    if (certificate.largest >= std::ldexp(1.0, 51 - grid.bits)) {
+    if (certificate.largest >= std::ldexp(1.0, 51 - grid.bits) || certificate.gap > largest_gap) {
       return false;
     }
     report_.gap = grid.restore(certificate.gap);

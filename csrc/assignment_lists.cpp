@@ -122,7 +122,10 @@ private:
     for (const std::int32_t j : scan_.places(threshold)) {
       found_.push_back({matrix_.exact(i, j), j});
     }
-    double bound = static_cast<double>(threshold) * matrix_.grid.scale + slack;
+    // A threshold without a place to go to says that every column worth anything is listed.
+    double bound = threshold > std::numeric_limits<T>::lowest()
+                       ? static_cast<double>(threshold) * matrix_.grid.scale + slack
+                       : -infinity;
     if (static_cast<std::int64_t>(found_.size()) > capacity_) {
       const auto better = [this](const Candidate &a, const Candidate &b) {
         const double x = a.value - matching_.price[a.col];

@@ -542,6 +542,32 @@ def test_work_stays_bounded(kind, reads, visits):
     assert result.list_visits <= visits * n
 
 
+# Eight or 64 copies of every row, column or both: kinds are looked at, not each of their members.
+@pytest.mark.parametrize("copies", [8, 64])
+@pytest.mark.parametrize("copied", ["rows", "columns", "both"])
+def test_copies_take_little_work(copied, copies):
+    n = 768
+    rng = np.random.default_rng(20)
+    cost = rng.random((n, n), dtype=np.float32)
+    if copied != "columns":
+        cost = cost[rng.permutation(n) % (n // copies)]
+    if copied != "rows":
+        cost = cost[:, rng.permutation(n) % (n // copies)]
+    result = solve_assignment(cost)
+    assert result.gap == 0.0
+    assert result.rows_read <= 4 * n
+    assert result.list_visits <= 20 * n
+    assert result.augmentations <= n / 8
+
+
+def test_one_forbidden_pair_among_constant_columns():
+    cost = np.full((344, 331), 0.75)
+    cost[157, 157] = INF
+    result = solve_assignment(cost)
+    assert result.gap == 0.0
+    assert result.objective == 0.75 * 331
+
+
 # Signals by CPU time: however busy the machine is, the handler runs whenever a solve looks for
 # signals, at least every 0.2 s of its thread's own time.
 POLLING = """

@@ -31,6 +31,27 @@ template <class T> std::vector<T> random_matrix(std::mt19937 &random, std::int64
   return values;
 }
 
+// Rows and columns that come from a few kinds.
+template <class T>
+std::vector<T> copied_matrix(std::mt19937 &random, std::int64_t rows, std::int64_t cols) {
+  const std::int64_t kinds[2] = {1 + static_cast<std::int64_t>(random()) % rows,
+                                 1 + static_cast<std::int64_t>(random()) % cols};
+  const std::vector<T> base = random_matrix<T>(random, rows * cols, random() % 2 ? 0 : 3);
+  std::vector<std::int64_t> kind(static_cast<std::size_t>(cols));
+  for (std::int64_t &k : kind) {
+    k = static_cast<std::int64_t>(random()) % kinds[1];
+  }
+  std::vector<T> values(base.size());
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t from = static_cast<std::int64_t>(random()) % kinds[0];
+    for (std::int64_t j = 0; j < cols; ++j) {
+      values[static_cast<std::size_t>(i * cols + j)] =
+          base[static_cast<std::size_t>(from * cols + kind[static_cast<std::size_t>(j)])];
+    }
+  }
+  return values;
+}
+
 template <class T>
 Answer solve(const std::vector<T> &values, std::int64_t rows, std::int64_t cols, bool by_column,
              int threads) {
