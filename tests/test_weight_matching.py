@@ -273,12 +273,14 @@ def test_different_architectures_are_listed():
         assert part in str(caught.value)
 
 
-def test_weights_that_are_not_finite_are_named():
+@pytest.mark.parametrize(("name", "value"), [("w2", "nan"), ("b2", "inf")])
+def test_weights_that_are_not_finite_are_named(name, value):
     spec = PermutationSpec.parse(SPECS["mlp"])
     a, b = weights(spec, 0), weights(spec, 1)
-    b["w2"][1, 1] = float("nan")
+    a["b2"].zero_()
+    b[name][(1,) * b[name].ndim] = float(value)
     with pytest.raises(
-        ValueError, match=r"weights of B: expected finite numbers, got some not in w2"
+        ValueError, match=rf"weights of B: expected finite numbers, got some not in {name}"
     ):
         match(a, b, spec=spec)
 

@@ -81,8 +81,10 @@ def _paired(vectors: Sequence[tuple[Tensor, Tensor]]) -> float:
     total = 0.0
     for pairs in by_size.values():
         sides = zip(*pairs, strict=True)
-        a, b = (np.sort(torch.stack(side).double().cpu().numpy()) for side in sides)
-        total += float((a * b).sum())
+        a, b = (
+            torch.from_numpy(np.sort(torch.stack(side).double().cpu().numpy())) for side in sides
+        )
+        total += (a * b).sum().item()
     return total
 
 
