@@ -200,10 +200,10 @@ private:
   bool attempt_kinds(const RowMatrix<T> &matrix, const Findings<T> &findings,
                      const Copies &copies) {
     const std::int64_t order = std::max(matrix.rows, matrix.cols);
-    Classes none{std::vector<double>(order, NAN), std::vector<double>(order, NAN)};
-    std::fill(none.col_value.begin() + matrix.cols, none.col_value.end(), 0.0); // dummies
     Matching matching = empty_matching(order);
     if (!given_prices(matrix, findings, matching)) {
+      const Classes none{std::vector<double>(matrix.rows, NAN),
+                         std::vector<double>(matrix.cols, NAN)};
       start_prices(matrix, findings, none, matching.price);
     }
     const SolverResult result = solve_transport(matrix, copies, matching,

@@ -1,19 +1,17 @@
 #include "assignment_lists.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 
 #include "assignment_auction.hpp"
-#include "assignment_rows.hpp"
+#include "assignment_candidates.hpp"
 #include "simd.hpp"
 
 namespace lmc {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr std::array<double, 4> shares{0.1, 0.015, 0.002, 0.0003};
 constexpr std::int64_t unit_of_capacity = 2 * width<double>;
 
 // The two best of a list whose `count` is a multiple of unit_of_capacity; `index` is a place in it.
@@ -55,10 +53,9 @@ public:
              Interrupt &interrupt, SolverWork &work)
       : Base(std::max(matrix.rows, matrix.cols), classes, matching,
              std::ldexp(1.0, -matrix.grid.bits), interrupt),
-        matrix_(matrix), work_(work), capacity_(list_capacity(matrix.cols)),
-        unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))), rounded_(n_),
-        scan_(matrix.cols), list_spread_(unit_ / 64), values_(matrix.rows * capacity_),
-        cols_(matrix.rows * capacity_), sizes_(matrix.rows), bound_(n_, -infinity) {
+        matrix_(matrix), work_(work), capacity_(list_capacity(matrix.cols)), candidates_(matrix),
+        values_(matrix.rows * capacity_), cols_(matrix.rows * capacity_), sizes_(matrix.rows),
+        bound_(n_, -infinity) {
     for (std::int64_t j = 0; j < n_; ++j) {
       set_price(j, matching.price[j]);
     }
@@ -72,7 +69,7 @@ public:
       }
     }
     bool complete = false;
-    if (!this->auction(shares, options, complete)) {
+    if (!this->auction(list_shares, options, complete)) {
       return SolverResult::interrupted;
     }
     return complete ? SolverResult::ok : augment_all();
@@ -95,37 +92,24 @@ private:
   }
 
   void price_set(std::int64_t j) {
-    // An infinite price keeps constant columns out of the lists.
-    rounded_[j] = is_class(classes_.col_value[j]) ? std::numeric_limits<T>::infinity()
-                                                  : static_cast<T>(matching_.price[j]) * unit_;
+    // Constant columns have a heap of their own and stay out of the lists.
+    if (!is_class(classes_.col_value[j])) {
+      candidates_.set_price(j, matching_.price[j]);
+    }
   }
 
   double looseness(double) const { return 0; }
-
-  // How far a difference formed in T can be from the exact one on the grid.
-  double margin() const {
-    return (1 + largest_price_) * 4 * static_cast<double>(std::numeric_limits<T>::epsilon()) +
-           step_;
-  }
 
   // Reads row i: its list becomes the best columns at the present prices.
   void collect(std::int64_t i) {
     ++work_.rows_read;
     interrupt_(2 * matrix_.cols);
-    const T *row = matrix_.row(i);
-    scan_.read(row, matrix_.sign, rounded_.data());
-    const double slack = margin();
-    const std::int64_t wanted = std::min(capacity_ * 2 / 3, matrix_.cols);
-    const T threshold = upper_threshold(scan_.maxima(), scan_.groups(), wanted, list_spread_) -
-                        static_cast<T>(2 * slack) * unit_;
+    auto [cols, bound] =
+        candidates_.read(i, std::min(capacity_ * 2 / 3, matrix_.cols), largest_price_);
     found_.clear();
-    for (const std::int32_t j : scan_.places(threshold)) {
+    for (const std::int32_t j : cols) {
       found_.push_back({matrix_.exact(i, j), j});
     }
-    // A threshold without a place to go to says that every column worth anything is listed.
-    double bound = threshold > std::numeric_limits<T>::lowest()
-                       ? static_cast<double>(threshold) * matrix_.grid.scale + slack
-                       : -infinity;
     if (static_cast<std::int64_t>(found_.size()) > capacity_) {
       const auto better = [this](const Candidate &a, const Candidate &b) {
         const double x = a.value - matching_.price[a.col];
@@ -197,12 +181,6 @@ private:
   }
 
   double spread(std::int64_t i) { return choose_best(i).best - bound_[i]; }
-
-  struct Event {
-    double key;
-    std::int64_t node; // a column, or ~row for the bound of a row's list
-    bool operator<(const Event &other) const { return key > other.key; }
-  };
 
   struct Label {
     double dist;
@@ -383,10 +361,7 @@ private:
   const RowMatrix<T> &matrix_;
   SolverWork &work_;
   const std::int64_t capacity_;
-  const T unit_;
-  std::vector<T> rounded_;
-  GroupScan<T> scan_;
-  T list_spread_;              // from a row's best to the threshold of its list, as last seen
+  CandidateScan<T> candidates_;
   std::vector<double> values_; // of the listed columns, capacity_ places to each row
   std::vector<std::int32_t> cols_, sizes_;
   std::vector<double> bound_;

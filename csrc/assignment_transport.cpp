@@ -1,19 +1,17 @@
 #include "assignment_transport.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
 #include <utility>
 
-#include "assignment_rows.hpp"
+#include "assignment_candidates.hpp"
 
 namespace lmc {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr std::array<double, 4> shares{0.1, 0.015, 0.002, 0.0003};
 
 // An auction in which a source bids for all its units at once and a sink is as dear as the cheapest
 // of its places (Bertsekas and Castanon, Annals of Operations Research 20, 1989, 67-96), then
@@ -24,10 +22,8 @@ public:
                   Interrupt &interrupt, SolverWork &work)
       : matrix_(matrix), copies_(copies), matching_(matching), interrupt_(interrupt), work_(work),
         order_(std::max(matrix.rows, matrix.cols)), step_(std::ldexp(1.0, -matrix.grid.bits)),
-        unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))),
         real_sources_(size(copies.first_row)), real_sinks_(size(copies.first_col)),
-        rounded_(matrix.cols, std::numeric_limits<T>::infinity()), scan_(matrix.cols),
-        list_spread_(unit_ / 64), sources_(real_sources_ + (matrix.rows < matrix.cols)),
+        candidates_(matrix), sources_(real_sources_ + (matrix.rows < matrix.cols)),
         sinks_(real_sinks_ + (matrix.rows > matrix.cols)), asked_(order_), sink_of_(order_),
         owner_(order_, -1), held_(order_) {
     for (const std::int64_t r : copies.row_kind) {
@@ -98,8 +94,8 @@ private:
     sinks_[v].price = price;
     largest_price_ = std::max(largest_price_, std::abs(price));
     if (v < real_sinks_) {
-      // The other columns of the kind stay at an infinite price and out of the lists.
-      rounded_[copies_.first_col[v]] = static_cast<T>(price) * unit_;
+      // The other columns of the kind have no price and stay out of the lists.
+      candidates_.set_price(copies_.first_col[v], price);
     }
   }
 
@@ -124,12 +120,9 @@ private:
         }
       }
     } else {
-      const double slack =
-          (1 + largest_price_) * 4 * static_cast<double>(std::numeric_limits<T>::epsilon()) + step_;
-      scan_.read(matrix_.row(copies_.first_row[r]), matrix_.sign, rounded_.data());
-      const T threshold = upper_threshold(scan_.maxima(), scan_.groups(), wanted, list_spread_) -
-                          static_cast<T>(2 * slack) * unit_;
-      for (const std::int32_t j : scan_.places(threshold)) {
+      const auto [cols, bound] = candidates_.read(copies_.first_row[r], wanted, largest_price_);
+      source.bound = bound;
+      for (const std::int32_t j : cols) {
         const auto v = static_cast<std::int32_t>(copies_.col_kind[j]);
         const double x = value(r, v);
         found_.push_back({x - sinks_[v].price, -1, v, 1, x});
@@ -137,9 +130,6 @@ private:
       if (real_sinks_ < size(sinks_)) {
         found_.push_back(
             {-sinks_.back().price, -1, static_cast<std::int32_t>(real_sinks_), 1, 0.0});
-      }
-      if (threshold > std::numeric_limits<T>::lowest()) {
-        source.bound = static_cast<double>(threshold) * matrix_.grid.scale + slack;
       }
     }
     if (size(found_) > wanted) {
@@ -358,7 +348,7 @@ private:
     }
     if (open_units() > (options.warm ? order_ / 4 : order_ / 16)) {
       const Sample seen = sample();
-      for (const double share : shares) {
+      for (const double share : list_shares) {
         if (!seen.tied && (!options.warm || share <= 0.02) &&
             !bid_all(std::ceil(seen.spread * share / step_) * step_, 16 * order_)) {
           return false;
@@ -384,11 +374,6 @@ private:
     return true;
   }
 
-  struct Event {
-    double key;
-    std::int64_t node; // a sink, or ~source for the bound of its list
-    bool operator<(const Event &other) const { return key > other.key; }
-  };
   struct Label {
     double dist = infinity;
     std::int32_t from = -1; // the source it was reached from
@@ -558,11 +543,8 @@ private:
   SolverWork &work_;
   const std::int64_t order_;
   const double step_;
-  const T unit_;
   const std::int64_t real_sources_, real_sinks_; // the others are the dummies of a rectangle
-  std::vector<T> rounded_;
-  GroupScan<T> scan_;
-  T list_spread_;
+  CandidateScan<T> candidates_;
   std::vector<Source> sources_;
   std::vector<Sink> sinks_;
   double largest_price_ = 0;
