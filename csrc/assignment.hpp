@@ -17,6 +17,7 @@ struct CostMatrix {
 
 struct AssignmentOptions {
   bool maximize = false;
+  bool objective = true;                // whether the report is to have it
   bool keep = false;                    // ties: nearest to prefer, else lexicographically first
   double max_gap = 0;                   // stop as soon as the certificate is this good
   int threads = 1;                      // 1 or more
@@ -38,7 +39,7 @@ struct AssignmentOutput {
 struct AssignmentReport {
   AssignmentStatus status = AssignmentStatus::ok;
   std::int64_t bad_row = -1, bad_col = -1; // of the first invalid value
-  double objective = 0;                    // of the matrix as given
+  double objective = 0;                    // of the matrix as given, if asked for
   double gap = 0;                          // dual minus primal on the grid
   double grid = 0;                         // entries were rounded to multiples of this
   double moved_by = 0;                     // largest rounding

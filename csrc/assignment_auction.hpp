@@ -65,10 +65,10 @@ protected:
       return false;
     }
     const auto open = static_cast<std::int64_t>(free_.size() + free_class_rows_.size());
-    if (open > (options.warm ? n_ / 4 : n_ / 16) && !shares.empty() && !options.tied) {
-      const double spread = mean_spread();
+    if (!shares.empty() && options.scales(open, n_)) {
+      const double spread = mean_spread(options.spread_sample);
       for (const double share : shares) {
-        if (options.warm && share > 0.02) {
+        if (!options.uses(share)) {
           continue;
         }
         const double epsilon = std::ceil(spread * share / step_) * step_;
@@ -321,9 +321,10 @@ private:
     end_review();
   }
 
-  double mean_spread() {
+  double mean_spread(std::int64_t sample) {
     double total = 0;
-    const std::size_t stride = std::max<std::size_t>(1, rows_.size() / 32);
+    const std::size_t stride =
+        std::max<std::size_t>(1, rows_.size() / static_cast<std::size_t>(sample));
     std::int64_t count = 0;
     for (std::size_t k = 0; k < rows_.size(); k += stride) {
       const double spread = self().spread(rows_[k]);

@@ -1,10 +1,13 @@
 #include "assignment_certificate.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <mutex>
+#include <optional>
 
+#include "assignment_dense_rows.hpp"
 #include "assignment_exact_rows.hpp"
 #include "parallel.hpp"
 
@@ -35,6 +38,50 @@ std::vector<double> column_margins(std::int64_t rows, std::int64_t cols, const M
   }
   return offer;
 }
+
+// Finds the columns that could be a row's best in float32 and looks at these exactly.
+class Filter {
+public:
+  Filter(const RowMatrix<float> &matrix, const std::vector<double> &price, double row_floor)
+      : matrix_(matrix), price_(price), rounded_(matrix.cols) {
+    const auto unit = static_cast<float>(std::ldexp(1.0, matrix.grid.exponent));
+    double largest = std::isfinite(row_floor) ? std::abs(row_floor) : 0.0;
+    for (std::int64_t j = 0; j < matrix.cols; ++j) {
+      rounded_[j] = static_cast<float>(price[j]) * unit;
+      largest = std::max(largest, std::abs(price[j]));
+    }
+    error_ = matrix.grid.float32_error(largest);
+    unit_ = unit;
+  }
+
+  // The best profit of row i if any reaches `level`, else less; sets the bits of those that do.
+  double check(std::int64_t i, double level, std::uint64_t *tight) const {
+    constexpr std::int64_t most = 16;
+    std::array<std::int32_t, most> places;
+    const float *row = matrix_.row(i);
+    const std::int64_t found =
+        places_reaching(row, matrix_.sign, rounded_.data(), matrix_.cols,
+                        static_cast<float>(level - error_) * unit_, most, places.data());
+    if (found < 0) {
+      return check_row(matrix_, row, price_.data(), level, tight).best;
+    }
+    double best = -infinity;
+    for (std::int64_t k = 0; k < found; ++k) {
+      const std::int64_t j = places[static_cast<std::size_t>(k)];
+      const double profit = matrix_.exact(i, j) - price_[j];
+      best = std::max(best, profit);
+      tight[j / 64] |= std::uint64_t{profit >= level} << (j % 64);
+    }
+    return best;
+  }
+
+private:
+  const RowMatrix<float> &matrix_;
+  const std::vector<double> &price_;
+  std::vector<float> rounded_;
+  float unit_ = 1;
+  double error_ = 0;
+};
 
 // The gap and what follows from it, once u is known.
 template <class Entry>
@@ -75,13 +122,24 @@ Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, Margin
   std::copy_n(matching.price.begin(), matrix.cols, price.begin());
   const std::int64_t grain =
       std::max<std::int64_t>(64, (1 << 20) / std::max<std::int64_t>(matrix.cols, 1));
+  std::optional<Filter> filter;
+  if constexpr (std::is_same_v<T, float>) {
+    if (margins == Margins::none && matrix.grid.leaves_float32_room()) {
+      filter.emplace(matrix, price, matching.row_floor);
+    }
+  }
   Workers workers(interrupt);
   parallel_for(matrix.rows, grain, threads, [&](std::int64_t begin, std::int64_t end) {
     workers.run(begin, end, [&](std::int64_t i, Interrupt &poll) {
       const std::int64_t own = matching.col_of[i];
       const double profit = own < 0 ? matching.row_floor : matrix.exact(i, own) - price[own];
-      const RowCheck check = check_row(matrix, matrix.row(i), price.data(), profit,
-                                       result.tight.bits.data() + i * result.tight.words);
+      std::uint64_t *tight = result.tight.bits.data() + i * result.tight.words;
+      if (filter) {
+        result.u[i] = std::max(filter->check(i, profit, tight), matching.row_floor);
+        poll(2 * matrix.cols);
+        return;
+      }
+      const RowCheck check = check_row(matrix, matrix.row(i), price.data(), profit, tight);
       result.u[i] = std::max(check.best, matching.row_floor);
       // Where its own column is the best, the second best is another's.
       const bool content = own >= 0 && profit == check.best;

@@ -68,12 +68,6 @@ bool is_worth_turning(const CostMatrix &cost) {
   return breadth < 1024 && lines > breadth + breadth / 2;
 }
 
-// Float32 has no room for the solvers' sums at the ends of its range.
-bool has_ordinary_scale(double largest) {
-  const int exponent = Grid::covering(largest, finest_bits).exponent;
-  return exponent > -90 && exponent < 120;
-}
-
 // Back from the squared problem to the given one.
 void drop_dummies(std::int64_t rows, std::int64_t cols, Matching &matching) {
   if (rows > cols) {
@@ -89,6 +83,22 @@ void drop_dummies(std::int64_t rows, std::int64_t cols, Matching &matching) {
   for (std::int64_t &i : matching.row_of) {
     i = i < rows ? i : -1;
   }
+}
+
+// Squares the problem again after a solve by whole rows. The rows that want another column lose
+// theirs, and so do constant ones, which always bid together.
+template <class T>
+void release_discontent(const RowMatrix<T> &matrix, const Classes &classes,
+                        const Certificate &certificate, Matching &matching) {
+  for (std::int64_t i = 0; i < matrix.rows; ++i) {
+    const std::int64_t j = matching.col_of[i];
+    if (certificate.u[i] > matrix.exact(i, j) - matching.price[j] ||
+        !std::isnan(classes.row_value[i])) {
+      matching.col_of[i] = matching.row_of[j] = -1;
+    }
+  }
+  matching.col_of.resize(matrix.cols, -1);
+  matching.price.resize(padded(matrix.cols));
 }
 
 // The sum of the chosen entries, correctly rounded in all but contrived cases (Neumaier's sum).
@@ -157,7 +167,8 @@ private:
                         copy.empty() ? cost.row_stride : cost.cols,
                         static_cast<T>(problem_.sign),
                         {}};
-    const Findings<T> findings = survey_rows(matrix, !dense, interrupt_);
+    const Findings<T> findings =
+        dense ? survey_dense(matrix, interrupt_) : survey_rows(matrix, interrupt_);
     report_.rows_read += cost.rows;
     if (interrupt_.stopped()) {
       report_.status = AssignmentStatus::interrupted;
@@ -174,7 +185,7 @@ private:
         return true;
       }
     }
-    if (!dense && !has_ordinary_scale(largest_)) {
+    if (!dense && !Grid::covering(largest_, finest_bits).leaves_float32_room()) {
       return false;
     }
     const Copies copies = dense ? Copies{} : find_copies(matrix, findings, interrupt_);
@@ -206,11 +217,11 @@ private:
                          std::vector<double>(matrix.cols, NAN)};
       start_prices(matrix, findings, none, matching.price);
     }
-    const SolverResult result = solve_transport(matrix, copies, matching,
-                                                {0.0, hint() != nullptr, false}, interrupt_, work_);
-    drop_dummies(matrix.rows, matrix.cols, matching);
-    return result != SolverResult::infeasible &&
-           settle(result, matching, matrix, find_classes(matrix, findings), 0.0);
+    const SolverResult result =
+        solve_transport(matrix, copies, matching, {.warm = hint() != nullptr}, interrupt_, work_);
+    Certificate certificate = prove(result, matrix, matching);
+    return result != SolverResult::infeasible && certificate.gap == 0 &&
+           settle(result, matching, matrix, find_classes(matrix, findings), certificate);
   }
 
   static Matching empty_matching(std::int64_t order) {
@@ -226,23 +237,51 @@ private:
     Matching matching = empty_matching(order);
     if (!given_prices(matrix, findings, matching)) {
       if (dense) {
-        reduce_columns(matrix, classes, findings.best, matching, interrupt_);
+        claim_columns(matrix, findings, matching);
       } else {
         start_prices(matrix, findings, classes, matching.price);
       }
     }
-    const SolverOptions asked = solver_options(matrix, findings);
-    const SolverResult result =
-        dense ? solve_dense(matrix, classes, matching, asked, interrupt_, work_)
-              : solve_lists(matrix, classes, matching, asked, interrupt_, work_);
-    drop_dummies(matrix.rows, matrix.cols, matching);
-    return settle(result, matching, matrix, classes, infinity);
+    SolverOptions asked = solver_options(dense, matrix, findings);
+    SolverResult result = dense ? solve_dense(matrix, classes, matching, asked, interrupt_, work_)
+                                : solve_lists(matrix, classes, matching, asked, interrupt_, work_);
+    Certificate certificate = prove(result, matrix, matching);
+    // Columns were claimed by rounded differences.
+    if (dense && certificate.gap > asked.tolerance && !outgrew(matrix.grid, certificate)) {
+      release_discontent(matrix, classes, certificate, matching);
+      asked.tied = true;
+      result = solve_dense(matrix, classes, matching, asked, interrupt_, work_);
+      certificate = prove(result, matrix, matching);
+    }
+    return settle(result, matching, matrix, classes, certificate);
   }
 
   template <class T>
-  SolverOptions solver_options(const RowMatrix<T> &matrix, const Findings<T> &findings) const {
-    return {matrix.grid.exact(options_.max_gap), hint() != nullptr,
-            matrix.rows * matrix.cols > 4096 && mostly_tied(matrix, findings)};
+  Certificate prove(SolverResult result, const RowMatrix<T> &matrix, Matching &matching) {
+    drop_dummies(matrix.rows, matrix.cols, matching);
+    if (result != SolverResult::ok) {
+      return {};
+    }
+    report_.rows_read += matrix.rows;
+    return certify(matrix, matching, wanted(), options_.threads, interrupt_);
+  }
+
+  static bool outgrew(const Grid &grid, const Certificate &certificate) {
+    return certificate.largest >= std::ldexp(1.0, 51 - grid.bits);
+  }
+
+  template <class T>
+  SolverOptions solver_options(bool dense, const RowMatrix<T> &matrix,
+                               const Findings<T> &findings) const {
+    SolverOptions asked{.tolerance = matrix.grid.exact(options_.max_gap),
+                        .warm = hint() != nullptr,
+                        .tied = matrix.rows * matrix.cols > 4096 && mostly_tied(matrix, findings)};
+    if (dense) {
+      // Only scaling ends early.
+      asked.open_share = asked.tolerance > 0 ? 16 : 8;
+      asked.spread_sample = 8;
+    }
+    return asked;
   }
 
   const double *hint() const { return problem_.flipped ? options_.initial_u : options_.initial_v; }
@@ -265,23 +304,21 @@ private:
     return !findings.poisoned && rank_one_prices(matrix, matching.price, interrupt_);
   }
 
-  // False where the prices outgrew the grid or the gap is above the limit.
+  // False where the prices outgrew the grid.
   template <class T>
   bool settle(SolverResult result, const Matching &matching, const RowMatrix<T> &matrix,
-              const Classes &classes, double largest_gap) {
+              const Classes &classes, Certificate &certificate) {
     const Grid &grid = matrix.grid;
     if (result != SolverResult::ok) {
       report_.status = result == SolverResult::infeasible ? AssignmentStatus::infeasible
                                                           : AssignmentStatus::interrupted;
       return true;
     }
-    Certificate certificate = certify(matrix, matching, wanted(), options_.threads, interrupt_);
     if (interrupt_.stopped()) {
       report_.status = AssignmentStatus::interrupted;
       return true;
     }
-    report_.rows_read += problem_.cost.rows;
-    if (certificate.largest >= std::ldexp(1.0, 51 - grid.bits) || certificate.gap > largest_gap) {
+    if (outgrew(grid, certificate)) {
       return false;
     }
     report_.gap = grid.restore(certificate.gap);
@@ -318,7 +355,9 @@ private:
       return;
     }
     std::copy(cols.begin(), cols.end(), output_.cols);
-    report_.objective = objective_of(cost_, cols.data());
+    if (options_.objective) {
+      report_.objective = objective_of(cost_, cols.data());
+    }
     write_duals(matching, certificate, matrix.grid);
   }
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "assignment_auction.hpp"
+#include "assignment_dense_rows.hpp"
 #include "assignment_exact_rows.hpp"
 #include "assignment_rows.hpp"
 
@@ -13,7 +14,7 @@ namespace lmc {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr std::array<double, 2> shares{0.1, 0.003};
+constexpr std::array<double, 2> shares{0.15, 0.01};
 constexpr std::int64_t smallest_for_scaling = 96;
 
 template <class T> class DenseSolver : public Auction<DenseSolver<T>> {
@@ -27,8 +28,9 @@ public:
               Interrupt &interrupt, SolverWork &work)
       : Base(matrix.cols, classes, matching, std::ldexp(1.0, -matrix.grid.bits), interrupt),
         matrix_(matrix), work_(work), stride_(padded(matrix.cols)),
-        unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))), rounded_(stride_),
-        none_(class_rows_.empty() ? 0 : matrix.cols) {
+        unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))),
+        in_float32_(std::is_same_v<T, float> && matrix.grid.leaves_float32_room()),
+        rounded_(stride_), none_(class_rows_.empty() ? 0 : matrix.cols) {
     for (std::int64_t j = 0; j < n_; ++j) {
       set_price(j, matching.price[j]);
     }
@@ -49,35 +51,53 @@ private:
     return is_class(classes_.row_value[i]) ? none_.data() : matrix_.row(i);
   }
 
-  double profit(std::int64_t i, std::int64_t j) const {
-    return matrix_.grid(static_cast<double>(matrix_.sign * row(i)[j])) - matching_.price[j];
+  double value(std::int64_t i, std::int64_t j) const {
+    return matrix_.grid(static_cast<double>(matrix_.sign * row(i)[j]));
   }
 
-  void price_set(std::int64_t j) { rounded_[j] = static_cast<T>(matching_.price[j]) * unit_; }
+  double profit(std::int64_t i, std::int64_t j) const { return value(i, j) - matching_.price[j]; }
+
+  void price_set(std::int64_t j) {
+    put_price(rounded_.data(), j, static_cast<T>(matching_.price[j]) * unit_);
+    if (in_float32_ && largest_price_ >= covered_price_) {
+      cover_prices(std::max(1.0, 2 * largest_price_));
+    }
+  }
+
+  void cover_prices(double largest) {
+    covered_price_ = largest;
+    slack_ = matrix_.grid.float32_error(largest);
+  }
 
   // Differences formed in float32 are good enough while epsilon is large beside their error.
-  double looseness(double epsilon) const {
-    if (std::is_same_v<T, double> || epsilon == 0) {
-      return 0;
-    }
-    return (1 + largest_price_) * 4 * static_cast<double>(std::numeric_limits<T>::epsilon()) +
-           step_;
-  }
+  double looseness(double epsilon) const { return in_float32_ && epsilon != 0 ? slack_ : 0; }
 
   Choice choose(std::int64_t i, double epsilon) {
-    if (std::is_same_v<T, double> || epsilon == 0) {
+    if (!in_float32_ || epsilon == 0) {
       return choose_best(i);
     }
     ++work_.rows_read;
     interrupt_(n_);
-    const TopTwo<T> top = top_two(matrix_.row(i), matrix_.sign, rounded_.data(), n_);
+    const TopTwo<T> top = top_two(row(i), matrix_.sign, rounded_.data(), n_);
     return {matrix_.grid(static_cast<double>(top.best)),
             matrix_.grid(static_cast<double>(top.second)), top.index};
   }
 
+  // The best exactly. In float32 the second is a bound from above, good enough if below the best.
   Choice choose_best(std::int64_t i) {
-    ++work_.rows_read;
     interrupt_(n_);
+    if (in_float32_) {
+      ++work_.rows_read;
+      const TopTwo<T> top = top_two(row(i), matrix_.sign, rounded_.data(), n_);
+      const double second = matrix_.grid(static_cast<double>(top.second)) + slack_;
+      if (top.index >= 0) {
+        const double best = profit(i, top.index);
+        if (best > second) {
+          return {best, second, top.index};
+        }
+      }
+    }
+    ++work_.rows_read;
     const TopTwo<double> top = top_two_exact(matrix_, row(i), matching_.price.data());
     return {top.best, top.second, top.index};
   }
@@ -107,9 +127,13 @@ private:
       return SolverResult::ok;
     }
     yield_.resize(stride_);
-    closed_.assign(stride_, infinity);
+    toll_.resize(stride_);
+    onward_.resize(n_);
+    scanned_.reserve(n_);
     for (std::int64_t j = 0; j < n_; ++j) {
-      closed_[j] = matching_.row_of[j] < 0 ? 0.0 : held_;
+      const std::int64_t i = matching_.row_of[j];
+      toll_[j] = matching_.price[j] + (i < 0 ? 0.0 : held_);
+      onward_[j] = i < 0 ? 0.0 : held_ - profit(i, j);
     }
     for (const std::int64_t i : free_) {
       const SolverResult result = augment(i);
@@ -122,54 +146,59 @@ private:
 
   struct Scanned {
     std::int64_t row, col; // the row and the column through which it was reached (-1: the start)
-    double shift;
+    double yield, shift;   // the column's, and what it leaves to the row's other columns
   };
 
   SolverResult augment(std::int64_t start) {
     ++work_.augmentations;
     std::fill(yield_.begin(), yield_.end(), -infinity);
-    scanned_.assign(1, {start, -1, 0.0});
-    std::int64_t nearest = -1;
+    scanned_.clear();
+    Scanned last{start, -1, 0.0, 0.0};
+    Nearest nearest{};
     while (true) {
-      const Scanned &last = scanned_.back();
-      nearest = relax(matrix_, row(last.row), matching_.price.data(), last.shift, yield_.data(),
-                      closed_.data());
+      scanned_.push_back(last);
+      nearest = relax(matrix_, row(last.row), last.shift, last.col, toll_.data(), yield_.data());
       ++work_.rows_read;
       if (interrupt_(stride_)) {
         return SolverResult::interrupted;
       }
-      if (nearest < 0) {
+      if (nearest.col < 0) {
         return SolverResult::infeasible;
       }
-      const std::int64_t next = matching_.row_of[nearest];
-      if (next < 0) {
+      last = {matching_.row_of[nearest.col], nearest.col, nearest.yield,
+              nearest.yield + onward_[nearest.col]};
+      if (last.row < 0) {
         break;
       }
-      closed_[nearest] = infinity;
-      scanned_.push_back({next, nearest, yield_[nearest] - profit(next, nearest)});
     }
-    flip_path(nearest);
+    flip_path(nearest.col, nearest.yield);
     for (std::size_t k = 1; k < scanned_.size(); ++k) {
       const std::int64_t j = scanned_[k].col;
-      matching_.price[j] += yield_[j] - yield_[nearest];
-      closed_[j] = held_;
+      const double rise = scanned_[k].yield + held_ - nearest.yield;
+      matching_.price[j] += rise;
+      onward_[j] += rise;
+      toll_[j] = matching_.price[j] + held_;
     }
-    closed_[nearest] = held_;
+    toll_[nearest.col] += held_;
     return SolverResult::ok;
   }
 
-  // Arithmetic on the grid is exact, so the row that gave a column its yield is found again by
-  // comparing; no predecessor needs to be stored in the scan.
-  void flip_path(std::int64_t j) {
+  // The row that gave a column its yield is found again by the sums of the scan; no predecessor
+  // needs to be stored there. In the order of the scan they are the same even where prices have
+  // outgrown the grid.
+  void flip_path(std::int64_t j, double yield) {
     while (true) {
+      const double toll = matching_.price[j] + (matching_.row_of[j] < 0 ? 0.0 : held_);
       std::size_t k = 0;
-      while (profit(scanned_[k].row, j) + scanned_[k].shift != yield_[j]) {
+      while (value(scanned_[k].row, j) + scanned_[k].shift - toll != yield) {
         ++k;
       }
       const std::int64_t i = scanned_[k].row;
       matching_.row_of[j] = i;
       matching_.col_of[i] = j;
+      onward_[j] = held_ - profit(i, j);
       j = scanned_[k].col;
+      yield = scanned_[k].yield;
       if (j < 0) {
         return;
       }
@@ -180,33 +209,29 @@ private:
   SolverWork &work_;
   const std::int64_t stride_;
   const T unit_;
-  // What a path to a held column lacks: less than the grid's step, so that of columns equally near
-  // one without partner comes first.
+  const bool in_float32_;
+  double covered_price_ = -1, slack_ = 0; // what float32 may be wrong by up to that price
+  // What a path to a held column costs more: less than the grid's step, so that of columns equally
+  // near one without partner comes first.
   const double held_ = step_ / 2;
   std::vector<T> rounded_, none_;
   std::vector<double> yield_, scratch_;
-  std::vector<double> closed_; // 0 for columns without partner, held_, or infinity once scanned
+  std::vector<double> toll_;   // the prices, held columns' with held_, infinity once scanned
+  std::vector<double> onward_; // what a path's yield changes by from a column through its row
   std::vector<Scanned> scanned_;
 };
 
 } // namespace
 
 template <class T>
-void reduce_columns(const RowMatrix<T> &matrix, const Classes &classes, const std::vector<T> &best,
-                    Matching &matching, Interrupt &interrupt) {
-  std::vector<std::int64_t> holder(padded(matrix.cols), -1);
-  std::fill(matching.price.begin(), matching.price.end(), -infinity);
-  for (std::int64_t i = 0; i < matrix.rows && !interrupt(2 * matrix.cols); ++i) {
-    if (std::isnan(classes.row_value[i]) && std::isfinite(best[i])) {
-      claim_columns(matrix, matrix.row(i), matrix.grid(static_cast<double>(best[i])), i,
-                    matching.price.data(), holder.data());
-    }
-  }
+void claim_columns(const RowMatrix<T> &matrix, const Findings<T> &findings, Matching &matching) {
   for (std::int64_t j = 0; j < matrix.cols; ++j) {
-    const std::int64_t i = holder[j];
+    const std::int64_t i = findings.holder[j];
     if (i < 0) {
-      matching.price[j] = 0;
-    } else if (matching.col_of[i] < 0) {
+      continue;
+    }
+    matching.price[j] = matrix.exact(i, j) - matrix.grid(static_cast<double>(findings.best[i]));
+    if (matching.col_of[i] < 0) {
       matching.col_of[i] = j;
       matching.row_of[j] = i;
     }
@@ -219,10 +244,8 @@ SolverResult solve_dense(const RowMatrix<T> &matrix, const Classes &classes, Mat
   return DenseSolver<T>(matrix, classes, matching, interrupt, work).run(options);
 }
 
-template void reduce_columns(const RowMatrix<float> &, const Classes &, const std::vector<float> &,
-                             Matching &, Interrupt &);
-template void reduce_columns(const RowMatrix<double> &, const Classes &,
-                             const std::vector<double> &, Matching &, Interrupt &);
+template void claim_columns(const RowMatrix<float> &, const Findings<float> &, Matching &);
+template void claim_columns(const RowMatrix<double> &, const Findings<double> &, Matching &);
 template SolverResult solve_dense(const RowMatrix<float> &, const Classes &, Matching &,
                                   const SolverOptions &, Interrupt &, SolverWork &);
 template SolverResult solve_dense(const RowMatrix<double> &, const Classes &, Matching &,

@@ -84,36 +84,26 @@ LMC_INLINE TopTwo<double> top_two_impl(const RowMatrix<T> &matrix, const T *row,
 }
 
 template <class T>
-LMC_INLINE std::int64_t relax_impl(const RowMatrix<T> &matrix, const T *row, const double *price,
-                                   double shift, double *yield, const double *closed) {
+LMC_INLINE Nearest relax_impl(const RowMatrix<T> &matrix, const T *row, double shift,
+                              std::int64_t closed, double *price, double *yield) {
+  if (closed >= 0) {
+    put(yield, closed, -infinity);
+    put(price, closed, infinity);
+  }
   return on_grid(matrix, [&](const auto &scale) LMC_INLINED {
     const LaneTop<double> nothing{Doubles{} - infinity, Longs{} - 1};
     LaneTop<double> chains[2] = {nothing, nothing};
     Longs place = lane_numbers(0.0);
     for_entries(scale, row, matrix.cols,
                 [&](int chain, std::int64_t j, const Doubles &a) LMC_INLINED {
-                  const Doubles now = larger(a - load(price + j) + shift, load(yield + j));
+                  const Doubles now = larger(a + shift - load(price + j), load(yield + j));
                   store(yield + j) = now;
-                  chains[chain].see(now - load(closed + j), place);
+                  chains[chain].see(now, place);
                   place += width<double>;
                 });
     chains[0].see(chains[1].first, chains[1].place);
     chains[0].gather();
-    return static_cast<std::int64_t>(chains[0].place[0]);
-  });
-}
-
-template <class T>
-LMC_INLINE void claim_columns_impl(const RowMatrix<T> &matrix, const T *row, double best,
-                                   std::int64_t number, double *price, std::int64_t *holder) {
-  on_grid(matrix, [&](const auto &scale) LMC_INLINED {
-    for_entries(scale, row, matrix.cols, [&](int, std::int64_t j, const Doubles &a) LMC_INLINED {
-      const Doubles x = a - best;
-      const Doubles old = load(price + j);
-      Longs &holders = *reinterpret_cast<Longs *>(holder + j);
-      holders = x > old ? Longs{} + number : holders;
-      store(price + j) = larger(x, old);
-    });
+    return Nearest{chains[0].first[0], chains[0].place[0]};
   });
 }
 
@@ -154,22 +144,13 @@ LMC_CLONES TopTwo<double> top_two_exact(const RowMatrix<double> &matrix, const d
                                         const double *price) {
   return top_two_impl(matrix, row, price);
 }
-LMC_CLONES std::int64_t relax(const RowMatrix<float> &matrix, const float *row, const double *price,
-                              double shift, double *yield, const double *closed) {
-  return relax_impl(matrix, row, price, shift, yield, closed);
+LMC_CLONES Nearest relax(const RowMatrix<float> &matrix, const float *row, double shift,
+                         std::int64_t closed, double *price, double *yield) {
+  return relax_impl(matrix, row, shift, closed, price, yield);
 }
-LMC_CLONES std::int64_t relax(const RowMatrix<double> &matrix, const double *row,
-                              const double *price, double shift, double *yield,
-                              const double *closed) {
-  return relax_impl(matrix, row, price, shift, yield, closed);
-}
-LMC_CLONES void claim_columns(const RowMatrix<float> &matrix, const float *row, double best,
-                              std::int64_t number, double *price, std::int64_t *holder) {
-  claim_columns_impl(matrix, row, best, number, price, holder);
-}
-LMC_CLONES void claim_columns(const RowMatrix<double> &matrix, const double *row, double best,
-                              std::int64_t number, double *price, std::int64_t *holder) {
-  claim_columns_impl(matrix, row, best, number, price, holder);
+LMC_CLONES Nearest relax(const RowMatrix<double> &matrix, const double *row, double shift,
+                         std::int64_t closed, double *price, double *yield) {
+  return relax_impl(matrix, row, shift, closed, price, yield);
 }
 LMC_CLONES RowCheck check_row(const RowMatrix<float> &matrix, const float *row, const double *price,
                               double level, std::uint64_t *tight) {

@@ -19,20 +19,18 @@ TopTwo<double> top_two_exact(const RowMatrix<float> &matrix, const float *row, c
 TopTwo<double> top_two_exact(const RowMatrix<double> &matrix, const double *row,
                              const double *price);
 
-// A path's yield is what it adds to the objective: a shortest path yields most. Sets yield_j to
-// max(yield_j, a_j - price_j + shift) and returns the place of the largest yield_j - closed_j, -1
-// if none is above -infinity.
-std::int64_t relax(const RowMatrix<float> &matrix, const float *row, const double *price,
-                   double shift, double *yield, const double *closed);
-std::int64_t relax(const RowMatrix<double> &matrix, const double *row, const double *price,
-                   double shift, double *yield, const double *closed);
-
-// price_j = max(price_j, a_j - best), and `number` becomes the holder of the columns where it
-// rises.
-void claim_columns(const RowMatrix<float> &matrix, const float *row, double best,
-                   std::int64_t number, double *price, std::int64_t *holder);
-void claim_columns(const RowMatrix<double> &matrix, const double *row, double best,
-                   std::int64_t number, double *price, std::int64_t *holder);
+// A path's yield is what it adds to the objective: a shortest path yields most. First column
+// `closed` is shut (-1: none): its yield becomes -infinity and its price infinity. Then yield_j is
+// set to max(yield_j, a_j + shift - price_j). Returns the largest and its place, -1 if none is
+// above -infinity.
+struct Nearest {
+  double yield;
+  std::int64_t col;
+};
+Nearest relax(const RowMatrix<float> &matrix, const float *row, double shift, std::int64_t closed,
+              double *price, double *yield);
+Nearest relax(const RowMatrix<double> &matrix, const double *row, double shift, std::int64_t closed,
+              double *price, double *yield);
 
 // The largest and second largest a_j - price_j of a row (equal under a tie); bit j of `tight` is
 // set where it reaches `level`.

@@ -14,6 +14,10 @@ struct Grid {
 
   double operator()(double x) const { return (x * scale * scale_rest + magic) - magic; }
   double exact(double x) const { return x * scale * scale_rest; }
+  // Float32 has no room for the solvers' sums at the ends of its range.
+  bool leaves_float32_room() const { return exponent > -90 && exponent < 120; }
+  // What a float32 difference of an entry and a rounded price may be wrong by, itself on the grid.
+  double float32_error(double largest_price) const;
   // The inverse, in the units of the matrix as given.
   double restore(double x) const;
 

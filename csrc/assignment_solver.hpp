@@ -95,9 +95,20 @@ struct Matching {
 // What is asked of a solver. `matching` covers max(rows, cols) rows and columns and starts from
 // any prices on the grid.
 struct SolverOptions {
+  // Whether so many rows without column are worth epsilon scaling: shortest paths for fewer cost
+  // less. Prices of a similar problem are good but for these rows.
+  bool scales(std::int64_t open, std::int64_t order) const {
+    return !tied && open > order / (warm ? 4 : open_share);
+  }
+  // Whether an epsilon of this share of the rows' spread is used: a large one would forget the
+  // prices of a similar problem.
+  bool uses(double share) const { return !warm || share <= 0.02; }
+
   double tolerance = 0; // of the gap, on the grid
   bool warm = false;    // the prices are those of a similar problem
   bool tied = false;    // many rows have several best entries: scaling would only order the ties
+  std::int64_t open_share = 16;    // scaling is for more open rows than this part of all
+  std::int64_t spread_sample = 32; // so many rows tell the scale of epsilon
 };
 
 struct SolverWork {

@@ -8,23 +8,47 @@
 
 namespace lmc {
 
-template <class T>
-Findings<T> survey_rows(const RowMatrix<T> &matrix, bool columns, Interrupt &interrupt) {
-  constexpr T infinity = std::numeric_limits<T>::infinity();
+namespace {
+
+template <class T> Findings<T> findings_of_rows(std::int64_t rows) {
   Findings<T> findings;
-  findings.best.resize(matrix.rows);
-  findings.least.resize(matrix.rows);
-  findings.smallest.resize(matrix.rows);
+  findings.best.resize(rows);
+  findings.least.resize(rows);
+  findings.smallest.resize(rows);
+  return findings;
+}
+
+} // namespace
+
+template <class T> Findings<T> survey_dense(const RowMatrix<T> &matrix, Interrupt &interrupt) {
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  const std::int64_t block = (1 << 18) / matrix.cols + 1;
+  Findings<T> findings = findings_of_rows<T>(matrix.rows);
+  findings.reduced.assign(matrix.cols, -infinity);
+  findings.holder.assign(matrix.cols, -1);
+  RowTotals<T> totals{findings.best.data(),    findings.least.data(),  findings.smallest.data(),
+                      findings.reduced.data(), findings.holder.data(), T{0}};
+  for (std::int64_t i = 0; i < matrix.rows && !interrupt(block * matrix.cols); i += block) {
+    survey_block(matrix, i, std::min(matrix.rows, i + block), totals);
+  }
+  const T best = *std::max_element(findings.best.begin(), findings.best.end());
+  const T least = *std::min_element(findings.least.begin(), findings.least.end());
+  findings.largest = static_cast<double>(std::max(std::abs(best), std::abs(least)));
+  findings.poisoned = !(totals.poison == T{0});
+  return findings;
+}
+
+template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt &interrupt) {
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  Findings<T> findings = findings_of_rows<T>(matrix.rows);
+  findings.reduced.assign(matrix.cols, -infinity);
   const T *first = matrix.row(0);
+  const T *middle = matrix.row(matrix.rows / 2);
+  const T *last = matrix.row(matrix.rows - 1);
   std::vector<T> differs;
-  if (columns) {
-    findings.reduced.assign(matrix.cols, -infinity);
-    const T *middle = matrix.row(matrix.rows / 2);
-    const T *last = matrix.row(matrix.rows - 1);
-    for (std::int64_t j = 0; j < matrix.cols && differs.empty(); ++j) {
-      if (first[j] == middle[j] && first[j] == last[j]) {
-        differs.assign(matrix.cols, T{0});
-      }
+  for (std::int64_t j = 0; j < matrix.cols && differs.empty(); ++j) {
+    if (first[j] == middle[j] && first[j] == last[j]) {
+      differs.assign(matrix.cols, T{0});
     }
   }
   T best = -infinity;
@@ -39,7 +63,7 @@ Findings<T> survey_rows(const RowMatrix<T> &matrix, bool columns, Interrupt &int
     best = std::max(best, summary.best);
     least = std::min(least, summary.least);
     poison += summary.poison;
-    if (columns && summary.best > summary.least && summary.best > -infinity) {
+    if (summary.best > summary.least && summary.best > -infinity) {
       raise_columns(row, matrix.sign, summary.best, findings.reduced.data(), matrix.cols);
     }
     if (!differs.empty()) {
@@ -136,8 +160,10 @@ void start_prices(const RowMatrix<T> &matrix, const Findings<T> &findings, const
   }
 }
 
-template Findings<float> survey_rows(const RowMatrix<float> &, bool, Interrupt &);
-template Findings<double> survey_rows(const RowMatrix<double> &, bool, Interrupt &);
+template Findings<float> survey_rows(const RowMatrix<float> &, Interrupt &);
+template Findings<double> survey_rows(const RowMatrix<double> &, Interrupt &);
+template Findings<float> survey_dense(const RowMatrix<float> &, Interrupt &);
+template Findings<double> survey_dense(const RowMatrix<double> &, Interrupt &);
 template Moved count_moved(const RowMatrix<float> &, const Findings<float> &, Interrupt &);
 template Moved count_moved(const RowMatrix<double> &, const Findings<double> &, Interrupt &);
 template Classes find_classes(const RowMatrix<float> &, const Findings<float> &);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "assignment_dense_rows.hpp"
 #include "assignment_rows.hpp"
 #include "assignment_solver.hpp"
 
@@ -14,13 +15,15 @@ template <class T> struct Findings {
   bool poisoned = false;      // some entry is not finite
   std::vector<T> best, least; // of every row
   std::vector<T> smallest;    // the least magnitude but zero of every row
-  // Only if columns were asked for:
-  std::vector<T> reduced; // max_i (a_ij - best_i): the prices at which row i still gets best_i
+  std::vector<T> reduced;     // max_i (a_ij - best_i): the prices at which row i still gets best_i
+  std::vector<Integer<T>> holder;    // of dense surveys: the first row that attains it, -1 for none
   std::vector<char> column_constant; // all rows agree in this column; empty where none is
 };
 
-template <class T>
-Findings<T> survey_rows(const RowMatrix<T> &matrix, bool columns, Interrupt &interrupt);
+template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt &interrupt);
+
+// The same for the dense solver, which wants holders and has no use for constant columns.
+template <class T> Findings<T> survey_dense(const RowMatrix<T> &matrix, Interrupt &interrupt);
 
 // The entries that are no multiples of the grid's step.
 template <class T>

@@ -346,10 +346,10 @@ private:
     if (!bid_all(0.0, 2 * order_)) {
       return false;
     }
-    if (open_units() > (options.warm ? order_ / 4 : order_ / 16)) {
+    if (options.scales(open_units(), order_)) {
       const Sample seen = sample();
       for (const double share : list_shares) {
-        if (!seen.tied && (!options.warm || share <= 0.02) &&
+        if (!seen.tied && options.uses(share) &&
             !bid_all(std::ceil(seen.spread * share / step_) * step_, 16 * order_)) {
           return false;
         }

@@ -3,6 +3,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <numeric>
 #include <optional>
 #include <thread>
 #include <tuple>
@@ -53,8 +54,7 @@ public:
 
 private:
   std::thread::id caller_ = std::this_thread::get_id();
-  std::chrono::steady_clock::time_point next_ =
-      std::chrono::steady_clock::now() + std::chrono::milliseconds(50);
+  std::chrono::steady_clock::time_point next_{}; // the first look is at once
   std::atomic<bool> found_{false};
 };
 
@@ -175,11 +175,15 @@ private:
   Py_buffer view_{};
 };
 
+// Fewer entries are solved sooner than other Python threads could make use of the time.
+constexpr std::int64_t worth_releasing = 1 << 14;
+
 // The commonest call at the least cost: one matrix in row order. False where there is something to
-// complain about, which is left to the general call. cols_out: int64, one for each row.
-bool solve_matrix(nb::handle cost, bool maximize, int threads, nb::handle cols_out) {
+// complain about, which is left to the general call. pairs: int64 (2, rows), the rows' numbers and
+// their columns.
+bool solve_matrix(nb::handle cost, bool maximize, int threads, nb::handle pairs) {
   const Buffer matrix(cost, PyBUF_FORMAT);
-  const Buffer out(cols_out, PyBUF_WRITABLE);
+  const Buffer out(pairs, PyBUF_WRITABLE);
   if (!matrix.is_matrix() || !out.data()) {
     return false;
   }
@@ -190,11 +194,17 @@ bool solve_matrix(nb::handle cost, bool maximize, int threads, nb::handle cols_o
   options.maximize = maximize;
   options.threads = threads;
   options.interrupted = [&poll] { return poll(); };
+  options.objective = false;
+  auto *numbers = static_cast<std::int64_t *>(out.data());
+  std::iota(numbers, numbers + rows, std::int64_t{0});
   lmc::AssignmentStatus status{};
   {
-    const nb::gil_scoped_release release;
+    std::optional<nb::gil_scoped_release> release;
+    if (rows * cols > worth_releasing) {
+      release.emplace();
+    }
     status = lmc::solve_assignment({matrix.data(), matrix.itemsize() == 8, rows, cols, cols, 1},
-                                   options, {.cols = static_cast<std::int64_t *>(out.data())})
+                                   options, {.cols = numbers + rows})
                  .status;
   }
   if (PyErr_Occurred()) {
@@ -386,7 +396,7 @@ NB_MODULE(_core, m) {
         nb::arg("reports").noconvert(), nb::arg("u").none(), nb::arg("v").none(),
         nb::arg("margins").none(), nb::arg("regrets").none());
   m.def("solve_matrix", &solve_matrix, nb::arg("matrix").noconvert(), nb::arg("maximize"),
-        nb::arg("threads"), nb::arg("cols_out").noconvert());
+        nb::arg("threads"), nb::arg("pairs").noconvert());
   bind_cuda(m);
   m.attr("best_instruction_set") = lmc::best_instruction_set();
   bind_similarity<float>(m);

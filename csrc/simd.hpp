@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 // One kernel, three instruction sets: the loader picks the clone the processor can run. The
 // arithmetic in these kernels is exact or order-free, so all clones return the same bits.
@@ -42,6 +43,8 @@ template <> struct VectorOf<double> {
 template <class T> using Vector = typename VectorOf<T>::Type;
 template <class T> using Places = typename VectorOf<T>::Places;
 template <class T> constexpr std::int64_t width = sizeof(Vector<T>) / sizeof(T);
+template <class T>
+using Integer = std::conditional_t<std::is_same_v<T, float>, std::int32_t, std::int64_t>;
 
 template <class T> LMC_INLINE const Vector<T> &load(const T *at) {
   return *reinterpret_cast<const Vector<T> *>(at);
@@ -50,6 +53,14 @@ template <class T> LMC_INLINE Vector<T> &store(T *at) { return *reinterpret_cast
 
 LMC_INLINE Longs lane_numbers(double) { return Longs{0, 1, 2, 3}; }
 LMC_INLINE Ints lane_numbers(float) { return Ints{0, 1, 2, 3, 4, 5, 6, 7}; }
+
+// Sets one of the values by writing the whole vector it is loaded with: a load that is wider than
+// the write before it would have to wait for it.
+template <class T> LMC_INLINE void put(T *values, std::int64_t at, T value) {
+  const std::int64_t lane = at % width<T>;
+  Vector<T> &whole = store(values + (at - lane));
+  whole = lane_numbers(T{}) == static_cast<Integer<T>>(lane) ? Vector<T>{} + value : whole;
+}
 
 // Four entries as doubles.
 LMC_INLINE Doubles widened(const double *at) { return load(at); }

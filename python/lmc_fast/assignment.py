@@ -18,6 +18,9 @@ __all__ = ["Assignment", "linear_sum_assignment", "solve_assignment"]
 
 _INFEASIBLE, _INVALID = 1, 2
 _NO_BATCH: tuple[int, ...] = ()
+_INT64 = np.dtype(np.int64)
+_ONE_THREAD = 1 << 16
+"""Matrices of at most so many entries are solved by one thread whatever there is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,9 +118,10 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
     """
     if type(cost) is np.ndarray and cost.ndim == 2:
         rows, width = cost.shape
-        cols = np.empty(rows, np.int64)
-        if _core.solve_matrix(cost, bool(maximize), torch.get_num_threads(), cols):
-            return (np.arange(rows), cols) if rows <= width else _pairs(cols, rows, width)
+        threads = torch.get_num_threads() if rows * width > _ONE_THREAD else 1
+        pairs = np.empty((2, rows), _INT64)
+        if _core.solve_matrix(cost, bool(maximize), threads, pairs):
+            return (pairs[0], pairs[1]) if rows <= width else _pairs(pairs[1], rows, width)
     (placed,) = placement.solve_placed([cost], maximize=bool(maximize))
     if placed is not None:
         if placed.failure[0]:
@@ -190,7 +194,8 @@ def solve_assignment(
       as one;
     - a sample of 64 entries tells whether the matrix is nearly ``r[i] + c[j] + x[i] * y[j]``
       (sorted products); prices then start from the sorted matching;
-    - scaling is left out where plain bidding leaves less than a sixteenth of the rows free.
+    - scaling is left out where plain bidding leaves less than an eighth of the rows free (a
+      sixteenth with lists).
 
     The worst case is O(n**3); on similarities of networks the matrix is read about three to
     thirteen times. Beside the matrix at most a tenth of its size is used from n = 1024 on, in
