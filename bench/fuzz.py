@@ -2,7 +2,8 @@
 
 Random matrices of all kinds and shapes; the objective is compared with SciPy's, the duals are
 checked outside the solver, and other paths (orientation, warm start, double precision) must give
-the same columns. Stops at the first failure and says how to repeat it. --hours runs on.
+the same columns, and so must `linear_sum_assignment`. Stops at the first failure and says how to
+repeat it. --hours runs on.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import argparse
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from lmc_fast import Assignment, solve_assignment
+from lmc_fast import Assignment, linear_sum_assignment, solve_assignment
 from numpy.typing import NDArray
 from scipy import optimize
 
@@ -63,16 +65,22 @@ def draw(rng: np.random.Generator, largest: int) -> tuple[str, Matrix, bool]:
     return family, -cost if maximize else cost, maximize
 
 
+def is_feasible(solve: Callable[..., Any], cost: Matrix, maximize: bool) -> bool:
+    try:
+        solve(cost, maximize=maximize)
+    except ValueError:
+        return False
+    return True
+
+
 def check(rng: np.random.Generator, cost: Matrix, maximize: bool) -> str | None:
     """Return what is wrong, None if nothing is."""
     try:
         rows, cols = optimize.linear_sum_assignment(cost, maximize=maximize)
     except ValueError:
-        try:
-            solve_assignment(cost, maximize=maximize)
-        except ValueError:
-            return None
-        return "SciPy finds it infeasible"
+        solves = (solve_assignment, linear_sum_assignment)
+        feasible = [is_feasible(solve, cost, maximize) for solve in solves]
+        return "SciPy finds it infeasible" if any(feasible) else None
     result = solve_assignment(cost, maximize=maximize, regrets=True)
     expected = math.fsum(cost[rows, cols].astype(np.float64))
     scale = float(np.abs(cost[rows, cols]).max(initial=0.0)) * len(rows)
@@ -92,6 +100,11 @@ def check(rng: np.random.Generator, cost: Matrix, maximize: bool) -> str | None:
     for path, answer in again.items():
         if answer.gap != 0.0 or not np.array_equal(answer.cols, result.cols):
             return f"another answer by {path}"
+    placed = np.flatnonzero(result.cols >= 0)
+    for matrix in (cost, other):
+        pairs = linear_sum_assignment(matrix, maximize)
+        if not np.array_equal(pairs, (placed, result.cols[placed])):
+            return "another answer by linear_sum_assignment"
     return wrong_regret(rng, cost, maximize, result)
 
 

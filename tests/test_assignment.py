@@ -121,6 +121,31 @@ def test_canonical_optimum_against_brute_force():
         assert tuple(keep.cols) == min(nearest, key=order)
 
 
+# Row 0 seems to want column 0 as much as row 1 does, and takes it as the first. On the grid, row 1
+# wants it more by a step that the difference from its best entry, 1, loses; row 0 would lose less
+# in column 2. The step of the grid is 2**-45.
+WRONG_CLAIMS = {
+    np.float32: [[-1, 2**-10, 2**-10 - 2**-33], [-(2**-10) + 2**-30, -1, 1], [-1, 1, -1]],
+    np.float64: [
+        [-1 + 0.49 * 2**-45, 2**-10 + 0.4 * 2**-45, 2**-10 - 0.4 * 2**-45],
+        [-(2**-10) + 0.51 * 2**-45, -1, 1 + 0.45 * 2**-45],
+        [-1, 1, -1],
+    ],
+}
+
+
+@pytest.mark.parametrize("constant_rows", [0, 1])
+@pytest.mark.parametrize("width", [3, 5])
+@pytest.mark.parametrize("dtype", WRONG_CLAIMS)
+def test_wrong_claims_are_mended(dtype, width, constant_rows):
+    cost = np.full((3 + constant_rows, max(width, 3 + constant_rows)), 1, dtype)
+    cost[:3, :3] = -np.array(WRONG_CLAIMS[dtype], dtype)
+    result = solve_assignment(cost)
+    assert_certified(cost, result)
+    assert result.cols[:3].tolist() == [2, 0, 1]
+    assert linear_sum_assignment(cost)[1].tolist() == result.cols.tolist()
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_agrees_with_scipy_and_certificate(kind):
     rng = np.random.default_rng(FAMILIES.index(kind))
@@ -440,6 +465,19 @@ def test_wide_range_of_magnitudes():
         )
         assert result.gap == 0.0
         assert result.objective <= best + 12 * result.moved_by
+
+
+# Every row but one would have the next column, so that each price is 2 above the one before.
+@pytest.mark.parametrize("n", [20, 300, 330])
+def test_prices_that_outgrow_the_grid(n):
+    rng = np.random.default_rng(21)
+    cost = np.full((n, n), INF, np.float32)
+    np.fill_diagonal(cost, 1)
+    np.fill_diagonal(cost[:, 1:], -1)
+    result = solve_assignment(cost[rng.permutation(n)][:, rng.permutation(n)])
+    assert result.gap == 0.0
+    assert result.objective == n
+    assert np.ptp(result.v) == 2 * (n - 1)
 
 
 def test_many_threads_at_once():
