@@ -64,8 +64,7 @@ protected:
     if (!bid(0.0, 2 * n_)) {
       return false;
     }
-    const auto open = static_cast<std::int64_t>(free_.size() + free_class_rows_.size());
-    if (!shares.empty() && options.scales(open, n_)) {
+    if (!shares.empty() && options.scales(static_cast<std::int64_t>(free_.size()), n_)) {
       const double spread = mean_spread(options.spread_sample);
       for (const double share : shares) {
         if (!options.uses(share)) {
@@ -296,11 +295,19 @@ private:
     });
   }
 
-  // Raises every price to the highest that constant rows hold, so that these rows are content;
-  // rows whose column became dearer are reviewed.
+  // Constant rows without a column take what nobody has and nothing is cheaper than. Then raises
+  // every price to the highest that constant rows hold, so that these rows are content; rows whose
+  // column became dearer are reviewed.
   void settle_class_rows() {
     if (class_rows_.empty()) {
       return;
+    }
+    const double least = least_price();
+    for (std::int64_t j = 0; j < n_ && !free_class_rows_.empty(); ++j) {
+      if (matching_.row_of[j] < 0 && matching_.price[j] == least) {
+        take(free_class_rows_.back(), j);
+        free_class_rows_.pop_back();
+      }
     }
     double floor = -infinity;
     for (const std::int64_t i : class_rows_) {

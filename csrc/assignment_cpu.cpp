@@ -52,9 +52,16 @@ double entry(const CostMatrix &cost, std::int64_t i, std::int64_t j) {
 template <class T> std::vector<T> by_rows(const CostMatrix &cost, Interrupt &interrupt) {
   std::vector<T> values(cost.rows * cost.cols);
   const auto *data = static_cast<const T *>(cost.data);
-  for (std::int64_t j = 0; j < cost.cols && !interrupt(cost.rows); ++j) {
-    for (std::int64_t i = 0; i < cost.rows; ++i) {
-      values[i * cost.cols + j] = data[i * cost.row_stride + j * cost.col_stride];
+  constexpr std::int64_t side = 64 / sizeof(T); // of a tile: a line of the cache
+  for (std::int64_t top = 0; top < cost.rows && !interrupt(side * cost.cols); top += side) {
+    const std::int64_t bottom = std::min(top + side, cost.rows);
+    for (std::int64_t left = 0; left < cost.cols; left += side) {
+      const std::int64_t right = std::min(left + side, cost.cols);
+      for (std::int64_t i = top; i < bottom; ++i) {
+        for (std::int64_t j = left; j < right; ++j) {
+          values[i * cost.cols + j] = data[i * cost.row_stride + j * cost.col_stride];
+        }
+      }
     }
   }
   return values;
@@ -280,6 +287,9 @@ private:
       // Only scaling ends early.
       asked.open_share = asked.tolerance > 0 ? 16 : 8;
       asked.spread_sample = 8;
+    } else if (matrix.rows < matrix.cols) {
+      // Searches soon come to a column that is to spare.
+      asked.open_share = 8;
     }
     return asked;
   }

@@ -111,10 +111,14 @@ private:
       found_.push_back({matrix_.exact(i, j), j});
     }
     if (static_cast<std::int64_t>(found_.size()) > capacity_) {
-      const auto better = [this](const Candidate &a, const Candidate &b) {
+      // Of equal ones the next behind the diagonal, so that rows with the same ties list different
+      // columns.
+      const std::int64_t diagonal = i * matrix_.cols / matrix_.rows;
+      const auto place = [&](std::int64_t j) { return j < diagonal ? j + matrix_.cols : j; };
+      const auto better = [&](const Candidate &a, const Candidate &b) {
         const double x = a.value - matching_.price[a.col];
         const double y = b.value - matching_.price[b.col];
-        return x > y || (x == y && a.col < b.col);
+        return x > y || (x == y && place(a.col) < place(b.col));
       };
       std::nth_element(found_.begin(), found_.begin() + capacity_, found_.end(), better);
       const Candidate &dropped = found_[capacity_];

@@ -41,7 +41,10 @@ template <class T> Findings<T> survey_dense(const RowMatrix<T> &matrix, Interrup
 template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt &interrupt) {
   constexpr T infinity = std::numeric_limits<T>::infinity();
   Findings<T> findings = findings_of_rows<T>(matrix.rows);
-  findings.reduced.assign(matrix.cols, -infinity);
+  const bool reduce = matrix.rows >= matrix.cols;
+  if (reduce) {
+    findings.reduced.assign(matrix.cols, -infinity);
+  }
   const T *first = matrix.row(0);
   const T *middle = matrix.row(matrix.rows / 2);
   const T *last = matrix.row(matrix.rows - 1);
@@ -63,7 +66,7 @@ template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt
     best = std::max(best, summary.best);
     least = std::min(least, summary.least);
     poison += summary.poison;
-    if (summary.best > summary.least && summary.best > -infinity) {
+    if (reduce && summary.best > summary.least && summary.best > -infinity) {
       raise_columns(row, matrix.sign, summary.best, findings.reduced.data(), matrix.cols);
     }
     if (!differs.empty()) {
@@ -141,6 +144,10 @@ template <class T> bool mostly_tied(const RowMatrix<T> &matrix, const Findings<T
 template <class T>
 void start_prices(const RowMatrix<T> &matrix, const Findings<T> &findings, const Classes &classes,
                   std::vector<double> &price) {
+  if (matrix.rows < matrix.cols) {
+    std::fill(price.begin(), price.end(), 0.0);
+    return;
+  }
   T least_best = std::numeric_limits<T>::infinity();
   for (std::int64_t i = 0; i < matrix.rows; ++i) {
     if (std::isnan(classes.row_value[i]) && std::isfinite(findings.best[i])) {

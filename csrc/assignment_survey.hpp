@@ -11,13 +11,15 @@ namespace lmc {
 
 // What one reading of the matrix tells. Values are those of sign * data.
 template <class T> struct Findings {
-  double largest = 0;         // largest magnitude, unless poisoned
-  bool poisoned = false;      // some entry is not finite
-  std::vector<T> best, least; // of every row
-  std::vector<T> smallest;    // the least magnitude but zero of every row
-  std::vector<T> reduced;     // max_i (a_ij - best_i): the prices at which row i still gets best_i
-  std::vector<Integer<T>> holder;    // of dense surveys: the first row that attains it, -1 for none
+  double largest = 0;                // largest magnitude, unless poisoned
+  bool poisoned = false;             // some entry is not finite
+  std::vector<T> best, least;        // of every row
+  std::vector<T> smallest;           // the least magnitude but zero of every row
   std::vector<char> column_constant; // all rows agree in this column; empty where none is
+  // max_i (a_ij - best_i): the prices at which row i still gets best_i. Of dense surveys, and where
+  // there are no more columns than rows.
+  std::vector<T> reduced;
+  std::vector<Integer<T>> holder; // of dense surveys: the first row that attains it, -1 for none
 };
 
 template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt &interrupt);
@@ -36,7 +38,8 @@ template <class T> Classes find_classes(const RowMatrix<T> &matrix, const Findin
 template <class T> bool mostly_tied(const RowMatrix<T> &matrix, const Findings<T> &findings);
 
 // Reduction by rows, then by columns: with every row at its best entry, the least price at which
-// no row wants a column more than that.
+// no row wants a column more than that. Where there are more columns than rows all are free: one
+// that nobody takes must stay as cheap as any.
 template <class T>
 void start_prices(const RowMatrix<T> &matrix, const Findings<T> &findings, const Classes &classes,
                   std::vector<double> &price);

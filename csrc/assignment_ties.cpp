@@ -88,7 +88,7 @@ public:
       }
       const std::int64_t target = current(i);
       begin_search(target);
-      if (search(j, target, true)) {
+      if (search(j, true)) {
         rotate(i, j);
         --row_potential_[i];
       } else {
@@ -123,7 +123,7 @@ public:
             begin_search(target);
             fresh = false;
           }
-          if (!is_seen(j) && search(j, target, false)) {
+          if (!is_seen(j) && search(j, false)) {
             rotate(i, j);
             w = graph_.words;
             break;
@@ -168,6 +168,7 @@ private:
     }
     leading_.clear();
     led_ = 0;
+    target_ = target;
     if (target != dummy_col()) {
       leading_.push_back(target);
       onward_[target] = target;
@@ -190,6 +191,10 @@ private:
         if (from >= 0 && onward_[from] < 0 && usable(k, to)) {
           onward_[from] = to;
           leading_.push_back(from);
+          if (is_seen(from)) {
+            meeting_ = from;
+            return true;
+          }
         }
       }
     }
@@ -204,36 +209,30 @@ private:
     } else {
       seen_[j / 64] |= std::uint64_t{1} << (j % 64);
     }
-  }
-
-  bool leads_to_target(std::int64_t j, std::int64_t target) const {
-    return j == target || (j != dummy_col() && onward_[j] >= 0);
+    if (j == target_ || (j != dummy_col() && onward_[j] >= 0)) {
+      meeting_ = j;
+    }
   }
 
   // Searches for a chain of moves that starts with the holder of `source` giving it up and ends in
-  // `target`, from both ends. What earlier searches of the same row reached is known to fail and
+  // the target, from both ends. What earlier searches of the same row reached is known to fail and
   // stays marked; with `exhaustive` a failed search has reached all there is to reach.
-  bool search(std::int64_t source, std::int64_t target, bool exhaustive) {
+  bool search(std::int64_t source, bool exhaustive) {
     std::size_t head = reached_.size();
     // Steps back do not know of places without partner.
     const bool both_ways = !exhaustive && graph_.rows == graph_.cols;
+    meeting_ = -1;
     reach(source, -1, -1);
-    if (leads_to_target(source, target)) {
-      meeting_ = source;
-      return true;
-    }
-    for (; head < reached_.size(); ++head) {
+    for (; head < reached_.size() && meeting_ < 0; ++head) {
       if (!step_back() && both_ways) {
-        meeting_ = source;
-        return leads_to_target(source, target);
+        return false;
+      }
+      if (meeting_ >= 0) {
+        break;
       }
       const std::int64_t at = reached_[head];
-      if (leads_to_target(at, target)) {
-        meeting_ = at;
-        return true;
-      }
       if (at == dummy_col()) {
-        for (std::int64_t k = first_open_; k < graph_.rows; ++k) {
+        for (std::int64_t k = first_open_; k < graph_.rows && meeting_ < 0; ++k) {
           if (col_of_[k] < 0) {
             expand(k, at);
           }
@@ -245,7 +244,7 @@ private:
         expand_dummy_row(at);
       }
     }
-    return false;
+    return meeting_ >= 0;
   }
 
   void expand(std::int64_t k, std::int64_t from) {
@@ -256,6 +255,9 @@ private:
         const std::int64_t j = w * 64 + std::countr_zero(word);
         if (usable(k, j)) {
           reach(j, k, from);
+          if (meeting_ >= 0) {
+            return;
+          }
         }
       }
     }
@@ -266,7 +268,7 @@ private:
 
   void expand_dummy_row(std::int64_t from) {
     interrupt_(graph_.cols);
-    for (std::int64_t j = 0; j < graph_.cols; ++j) {
+    for (std::int64_t j = 0; j < graph_.cols && meeting_ < 0; ++j) {
       const bool fixed = (fixed_[j / 64] >> (j % 64)) & 1;
       if (spare_[j] && !fixed && !is_seen(j) && usable(dummy_row(), j)) {
         reach(j, dummy_row(), from);
@@ -276,13 +278,6 @@ private:
 
   // Row i takes `source`; everybody on the chain moves one step on.
   void rotate(std::int64_t i, std::int64_t source) {
-    // The first on the way that leads to the target: behind it the two ways could cross.
-    for (std::int64_t at = meeting_; at != source;) {
-      at = via_[at].from;
-      if (at != dummy_col() && onward_[at] >= 0) {
-        meeting_ = at;
-      }
-    }
     moves_.clear();
     for (std::int64_t at = meeting_; at != source; at = via_[at].from) {
       moves_.push_back({via_[at].row, at});
@@ -335,7 +330,8 @@ private:
   // Columns from which the target can be reached, and for each the next column on the way.
   std::vector<std::int64_t> leading_, onward_;
   std::size_t led_ = 0;
-  std::int64_t meeting_ = -1;
+  std::int64_t target_ = -1;
+  std::int64_t meeting_ = -1; // the first column that both sides came to
   std::vector<std::int64_t> row_potential_, col_potential_, wanted_, reached_;
   std::int64_t first_open_ = 0;
   bool dummy_row_seen_ = false, dummy_col_seen_ = false;

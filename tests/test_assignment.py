@@ -580,6 +580,33 @@ def test_work_stays_bounded(kind, reads, visits):
     assert result.list_visits <= visits * n
 
 
+# Free columns stay the cheapest, so constant rows and dummies have nothing to bid for.
+def test_wide_matrices_take_little_work():
+    rng = np.random.default_rng(3)
+    rows, cols = 400, 1000
+    cost = rng.standard_normal((rows, 6)) @ rng.standard_normal((6, cols))
+    cost += 0.5 * rng.standard_normal((rows, cols))
+    cost[rng.random(rows) < 0.1] = 0
+    cost[:, rng.random(cols) < 0.1] = 0
+    result = solve_assignment(cost.astype(np.float32), maximize=True)
+    assert result.gap == 0.0
+    assert result.rows_read <= 3.2 * rows
+    assert result.list_visits <= 8 * rows
+    assert result.augmentations <= rows / 32
+
+
+# More equal best entries than a list holds: rows list different ones.
+@pytest.mark.parametrize("values", [4, 12])
+def test_many_ties_take_little_work(values):
+    n = 600
+    cost = np.random.default_rng(values).integers(0, values, (n, n)).astype(np.float32)
+    result = solve_assignment(cost)
+    assert result.gap == 0.0
+    assert result.rows_read <= 3.6 * n
+    assert result.list_visits <= 2 * n
+    assert result.augmentations <= n / 8
+
+
 # Eight or 64 copies of every row, column or both: kinds are looked at, not each of their members.
 @pytest.mark.parametrize("copies", [8, 64])
 @pytest.mark.parametrize("copied", ["rows", "columns", "both"])
