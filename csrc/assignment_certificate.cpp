@@ -54,18 +54,22 @@ public:
     unit_ = unit;
   }
 
-  // The best profit of row i if any reaches `level`, else less; sets the bits of those that do.
-  double check(std::int64_t i, double level, std::uint64_t *tight) const {
+  // The best profit of row i, or `level`, its profit from the column `own` (-1: none), if that is
+  // more; sets the bits of the columns that reach it.
+  double check(std::int64_t i, std::int64_t own, double level, std::uint64_t *tight) const {
     constexpr std::int64_t most = 16;
     std::array<std::int32_t, most> places;
     const float *row = matrix_.row(i);
     const std::int64_t found =
-        places_reaching(row, matrix_.sign, rounded_.data(), matrix_.cols,
-                        static_cast<float>(level - error_) * unit_, most, places.data());
+        others_reaching(row, matrix_.sign, rounded_.data(), matrix_.cols,
+                        static_cast<float>(level - error_) * unit_, own, most, places.data());
     if (found < 0) {
-      return check_row(matrix_, row, price_.data(), level, tight).best;
+      return std::max(level, check_row(matrix_, row, price_.data(), level, tight).best);
     }
-    double best = -infinity;
+    if (own >= 0) {
+      tight[own / 64] |= std::uint64_t{1} << (own % 64);
+    }
+    double best = level;
     for (std::int64_t k = 0; k < found; ++k) {
       const std::int64_t j = places[static_cast<std::size_t>(k)];
       const double profit = matrix_.exact(i, j) - price_[j];
@@ -135,7 +139,7 @@ Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, Margin
       const double profit = own < 0 ? matching.row_floor : matrix.exact(i, own) - price[own];
       std::uint64_t *tight = result.tight.bits.data() + i * result.tight.words;
       if (filter) {
-        result.u[i] = std::max(filter->check(i, profit, tight), matching.row_floor);
+        result.u[i] = filter->check(i, own, profit, tight);
         poll(2 * matrix.cols);
         return;
       }

@@ -91,9 +91,9 @@ LMC_CLONES void survey_block(const RowMatrix<double> &matrix, std::int64_t begin
   survey_block_impl(matrix, begin, end, totals);
 }
 
-LMC_CLONES std::int64_t places_reaching(const float *row, float sign, const float *price,
-                                        std::int64_t count, float threshold, std::int64_t most,
-                                        std::int32_t *places) {
+LMC_CLONES std::int64_t others_reaching(const float *row, float sign, const float *price,
+                                        std::int64_t count, float threshold, std::int64_t own,
+                                        std::int64_t most, std::int32_t *places) {
   constexpr std::int64_t lanes = width<float>;
   constexpr std::int64_t block = 32 * lanes; // a bit of every lane for each vector
   const std::int64_t whole = count / lanes * lanes;
@@ -106,7 +106,15 @@ LMC_CLONES std::int64_t places_reaching(const float *row, float sign, const floa
       hits |= (load(row + j) * sign - load(price + j) >= threshold) & bit;
       bit <<= 1;
     }
+    const auto bit_of_own = static_cast<unsigned>((own - begin) / lanes);
+    if (own >= begin && bit_of_own < 32) {
+      const Ints lane = lane_numbers(0.0F) == static_cast<std::int32_t>(own % lanes);
+      hits &= ~(lane & static_cast<std::int32_t>(1U << bit_of_own));
+    }
     const auto pairs = reinterpret_cast<Longs>(hits);
+    if ((pairs[0] | pairs[1] | pairs[2] | pairs[3]) == 0) {
+      continue;
+    }
     for (int k = 0; k < width<double>; ++k) {
       auto rest = static_cast<std::uint64_t>(pairs[k]);
       if (found + std::popcount(rest) > most) {
@@ -119,7 +127,7 @@ LMC_CLONES std::int64_t places_reaching(const float *row, float sign, const floa
     }
   }
   for (std::int64_t j = whole; j < count; ++j) {
-    if (row[j] * sign - price[j] >= threshold) {
+    if (j != own && row[j] * sign - price[j] >= threshold) {
       if (found == most) {
         return -1;
       }

@@ -23,10 +23,11 @@ void survey_block(const RowMatrix<float> &matrix, std::int64_t begin, std::int64
 void survey_block(const RowMatrix<double> &matrix, std::int64_t begin, std::int64_t end,
                   RowTotals<double> &totals);
 
-// Writes the places where sign * row_j - price_j reaches the threshold, in any order, and returns
-// their number; -1 if that is above `most`.
-std::int64_t places_reaching(const float *row, float sign, const float *price, std::int64_t count,
-                             float threshold, std::int64_t most, std::int32_t *places);
+// Writes the places but `own` where sign * row_j - price_j reaches the threshold, in any order, and
+// returns their number; -1 if that is above `most`.
+std::int64_t others_reaching(const float *row, float sign, const float *price, std::int64_t count,
+                             float threshold, std::int64_t own, std::int64_t most,
+                             std::int32_t *places);
 
 // Sets one price so that the next scan need not wait for it.
 void put_price(float *price, std::int64_t at, float value);

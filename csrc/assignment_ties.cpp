@@ -14,6 +14,19 @@ struct Forced {
   std::int64_t count = 0;
 };
 
+// Whether row i has at most one column but for those taken.
+bool has_one(const TightGraph &graph, std::int64_t i, const std::vector<std::uint64_t> &taken) {
+  const std::uint64_t *row = graph.bits.data() + i * graph.words;
+  bool one = false;
+  bool more = false;
+  for (std::int64_t w = 0; w < graph.words && !more; ++w) {
+    const std::uint64_t open = row[w] & ~taken[w];
+    more = (open & (open - 1)) || (open && one);
+    one = one || open;
+  }
+  return !more;
+}
+
 // A row with one column to go to has it; nobody else does then. Where the optimum is unique this
 // settles every row (a bipartite graph with one perfect matching has a vertex with one edge on
 // either side).
@@ -26,25 +39,23 @@ Forced forced_rows(const TightGraph &graph, const std::vector<char> &spare,
   for (int round = 0; round < rounds && forced.count > before; ++round) {
     before = forced.count;
     interrupt(graph.rows * graph.words);
-    for (std::int64_t step = 0; step < graph.rows; ++step) {
-      const std::int64_t i = round % 2 ? graph.rows - 1 - step : step;
-      const std::int64_t j = col_of[i];
-      const bool may_stay_free = graph.rows > graph.cols && spare[i];
-      if (j < 0 || may_stay_free || ((forced.rows[i / 64] >> (i % 64)) & 1)) {
-        continue;
-      }
-      const std::uint64_t *row = graph.bits.data() + i * graph.words;
-      bool one = false;
-      bool more = false;
-      for (std::int64_t w = 0; w < graph.words && !more; ++w) {
-        const std::uint64_t open = row[w] & ~forced.cols[w];
-        more = (open & (open - 1)) || (open && one);
-        one = one || open;
-      }
-      if (!more) {
-        forced.rows[i / 64] |= std::uint64_t{1} << (i % 64);
-        forced.cols[j / 64] |= std::uint64_t{1} << (j % 64);
-        ++forced.count;
+    const bool up = round % 2 == 0;
+    for (std::size_t step = 0; step < forced.rows.size(); ++step) {
+      const std::size_t at = up ? step : forced.rows.size() - 1 - step;
+      const auto first = static_cast<std::int64_t>(64 * at);
+      const std::int64_t height = std::min<std::int64_t>(64, graph.rows - first);
+      std::uint64_t left = ~forced.rows[at] & (~std::uint64_t{0} >> (64 - height));
+      while (left) {
+        const int k = up ? std::countr_zero(left) : 63 - std::countl_zero(left);
+        left ^= std::uint64_t{1} << k;
+        const std::int64_t i = first + k;
+        const std::int64_t j = col_of[i];
+        const bool may_stay_free = graph.rows > graph.cols && spare[i];
+        if (j >= 0 && !may_stay_free && has_one(graph, i, forced.cols)) {
+          forced.rows[at] |= std::uint64_t{1} << k;
+          forced.cols[j / 64] |= std::uint64_t{1} << (j % 64);
+          ++forced.count;
+        }
       }
     }
   }
