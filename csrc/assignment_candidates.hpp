@@ -36,8 +36,7 @@ public:
     double bound;
   };
   Found read(std::int64_t i, std::int64_t wanted, double largest_price) {
-    const double slack =
-        (1 + largest_price) * 4 * static_cast<double>(std::numeric_limits<T>::epsilon()) + step_;
+    const double slack = margin(largest_price);
     groups_.read(matrix_.row(i), matrix_.sign, rounded_.data());
     const T threshold = upper_threshold(groups_.maxima(), groups_.groups(), wanted, spread_) -
                         static_cast<T>(2 * slack) * unit_;
@@ -48,7 +47,20 @@ public:
                 : -std::numeric_limits<double>::infinity()};
   }
 
+  // Every column at which row i gets at least this profit, and perhaps some others.
+  std::span<const std::int32_t> reaching(std::int64_t i, double profit, double largest_price) {
+    groups_.read(matrix_.row(i), matrix_.sign, rounded_.data());
+    const T threshold = static_cast<T>(profit - 2 * margin(largest_price)) * unit_;
+    // What is forbidden yields -infinity.
+    return groups_.places(std::max(threshold, std::numeric_limits<T>::lowest()));
+  }
+
 private:
+  // How far a difference formed in T can be from the exact one on the grid.
+  double margin(double largest_price) const {
+    return (1 + largest_price) * 4 * static_cast<double>(std::numeric_limits<T>::epsilon()) + step_;
+  }
+
   const RowMatrix<T> &matrix_;
   const double step_;
   const T unit_;

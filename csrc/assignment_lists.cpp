@@ -340,12 +340,13 @@ private:
     }
   }
 
-  // The search came to the bound of a list: read the row again, and if that bound is reached too,
-  // take all its columns.
+  // The search came to the bound of a list. Where it knows a way to a free column, what is nearer
+  // than that counts. Else the row is read again, and if the new bound is reached too, all its
+  // columns count.
   void widen(std::int64_t k) {
     Scan &state = expanded_[k];
     const double before = bound_[state.row];
-    if (state.reads++ == 0) {
+    if (state.reads++ == 0 && nearest_free_ == infinity) {
       collect(state.row);
       relax(state.row, state.base);
       if (bound_[state.row] < before) {
@@ -357,7 +358,8 @@ private:
     }
     ++work_.rows_read;
     interrupt_(matrix_.cols);
-    for (std::int64_t j = 0; j < matrix_.cols; ++j) {
+    for (const std::int32_t j :
+         candidates_.reaching(state.row, state.base - nearest_free_, largest_price_)) {
       reach(j, state.base - (matrix_.exact(state.row, j) - matching_.price[j]), state.row);
     }
   }

@@ -607,6 +607,19 @@ def test_many_ties_take_little_work(values):
     assert result.augmentations <= n / 8
 
 
+# Hundreds of equal entries in every row, and no two columns alike.
+def test_dead_columns_with_forbidden_pairs_take_bounded_work():
+    n = 400
+    rng = np.random.default_rng(0)
+    cost = rng.random((n, n), dtype=np.float32)
+    cost[:, rng.random(n) < 0.4] = 0
+    cost[rng.random((n, n)) < 0.3] = np.inf
+    result = solve_assignment(cost)
+    assert result.gap == 0.0
+    assert result.rows_read <= 52 * n
+    assert result.list_visits <= 54 * n
+
+
 # Eight or 64 copies of every row, column or both: kinds are looked at, not each of their members.
 @pytest.mark.parametrize("copies", [8, 64])
 @pytest.mark.parametrize("copied", ["rows", "columns", "both"])
