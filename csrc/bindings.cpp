@@ -345,19 +345,31 @@ template <class T> lmc::UnitRows<T> unit_rows(std::uintptr_t address, const Stri
 using ProductSum = std::tuple<std::uintptr_t, Strides, std::uintptr_t, Strides, std::int64_t,
                               std::int64_t, std::uintptr_t, std::uintptr_t, std::uintptr_t>;
 
+// Sums, address and units of the matrix they are added to.
+using SimilarityUpdate = std::tuple<std::vector<ProductSum>, std::uintptr_t, std::int64_t>;
+
 template <class T>
-void add_products(const std::vector<ProductSum> &sums, const Array<T> &similarity,
-                  int instruction_set, int threads) {
-  const nb::gil_scoped_release release;
-  std::vector<lmc::ProductSum<T>> products;
-  for (const auto &[a, a_strides, b, b_strides, rows, block, rows_a, rows_b, rows_last] : sums) {
-    products.push_back({unit_rows<T>(a, a_strides), unit_rows<T>(b, b_strides), rows, block,
-                        reinterpret_cast<const std::int64_t *>(rows_a),
-                        reinterpret_cast<const std::int64_t *>(rows_b),
-                        reinterpret_cast<const std::int64_t *>(rows_last)});
+void add_products(const std::vector<SimilarityUpdate> &updates, int instruction_set, int threads) {
+  SignalPoll poll;
+  {
+    const nb::gil_scoped_release release;
+    std::vector<lmc::SimilarityUpdate<T>> compiled;
+    for (const auto &[sums, similarity, units] : updates) {
+      std::vector<lmc::ProductSum<T>> products;
+      for (const auto &[a, a_strides, b, b_strides, rows, block, rows_a, rows_b, rows_last] :
+           sums) {
+        products.push_back({unit_rows<T>(a, a_strides), unit_rows<T>(b, b_strides), rows, block,
+                            reinterpret_cast<const std::int64_t *>(rows_a),
+                            reinterpret_cast<const std::int64_t *>(rows_b),
+                            reinterpret_cast<const std::int64_t *>(rows_last)});
+      }
+      compiled.push_back({std::move(products), units, reinterpret_cast<T *>(similarity)});
+    }
+    lmc::add_products(compiled, instruction_set, threads, [&poll] { return poll(); });
   }
-  lmc::add_products(products, static_cast<std::int64_t>(similarity.shape(0)), similarity.data(),
-                    instruction_set, threads);
+  if (PyErr_Occurred()) {
+    throw nb::python_error();
+  }
 }
 
 // Addresses of a, b, the row and the column index, and (rows, columns, block). A null address is 0.
@@ -379,11 +391,6 @@ void row_inner_products(const std::vector<RowProducts> &tensors, const Array<dou
   lmc::row_inner_products(products, threads);
 }
 
-template <class T> void bind_similarity(nb::module_ &m) {
-  m.def("add_products", &add_products<T>, nb::arg("sums"), nb::arg("similarity").noconvert(),
-        nb::arg("instruction_set"), nb::arg("threads"));
-}
-
 } // namespace
 
 NB_MODULE(_core, m) {
@@ -399,8 +406,10 @@ NB_MODULE(_core, m) {
         nb::arg("threads"), nb::arg("pairs").noconvert());
   bind_cuda(m);
   m.attr("best_instruction_set") = lmc::best_instruction_set();
-  bind_similarity<float>(m);
-  bind_similarity<double>(m);
+  m.def("add_products_float32", &add_products<float>, nb::arg("updates"),
+        nb::arg("instruction_set"), nb::arg("threads"));
+  m.def("add_products_float64", &add_products<double>, nb::arg("updates"),
+        nb::arg("instruction_set"), nb::arg("threads"));
   m.def("row_inner_products_float32", &row_inner_products<float>, nb::arg("tensors"),
         nb::arg("sums").noconvert(), nb::arg("threads"));
   m.def("row_inner_products_float64", &row_inner_products<double>, nb::arg("tensors"),

@@ -293,14 +293,13 @@ with_avx512(const MixedLayer &first, const std::vector<MixedLinear> &layers, con
 }
 #endif
 
-Worker worker(int instruction_set) {
+constexpr Worker workers[] = {
+    with_baseline,
 #if defined(LMC_X86)
-  constexpr Worker workers[instruction_sets] = {with_baseline, with_avx2, with_avx512};
-  return workers[std::clamp(instruction_set, 0, best_instruction_set())];
-#else
-  return instruction_set >= 0 ? with_baseline : nullptr;
+    with_avx2,
+    with_avx512,
 #endif
-}
+};
 
 } // namespace
 
@@ -319,7 +318,7 @@ bool mixed_relu_network(const MixedLayer &first, const std::vector<MixedLinear> 
                                       (4 * threads + first.points - 1) / first.points);
   const std::int64_t step = rounded_up((first.samples + parts - 1) / parts, most_rows);
   const std::int64_t per_point = (first.samples + step - 1) / step;
-  const Worker work = worker(instruction_set);
+  const Worker work = variant(workers, instruction_set);
   std::atomic<bool> complete{true};
   parallel_for(first.points * per_point, 1, threads, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end && complete; ++i) {

@@ -41,27 +41,6 @@ template <class Shape> std::vector<std::int64_t> panels_of(std::int64_t outputs)
   return begins;
 }
 
-// Rows become columns.
-LMC_INLINE void transpose(Floats (&x)[8]) {
-  Floats y[8];
-  for (int i = 0; i < 8; i += 2) {
-    y[i] = __builtin_shufflevector(x[i], x[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-    y[i + 1] = __builtin_shufflevector(x[i], x[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-  }
-  Floats z[8];
-  for (int i = 0; i < 8; i += 4) {
-    for (int j = 0; j < 2; ++j) {
-      z[i + 2 * j] = __builtin_shufflevector(y[i + j], y[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-      z[i + 2 * j + 1] =
-          __builtin_shufflevector(y[i + j], y[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-    }
-  }
-  for (int i = 0; i < 4; ++i) {
-    x[i] = __builtin_shufflevector(z[i], z[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-    x[i + 4] = __builtin_shufflevector(z[i], z[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-  }
-}
-
 // Eight neighbouring numbers, zero from `valid` on.
 LMC_INLINE Floats loaded(const float *at, std::int64_t valid) {
   if (valid >= 8) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace lmc {
@@ -31,10 +32,18 @@ template <class T> struct ProductSum {
   const std::int64_t *rows_last;
 };
 
-// Adds every sum to element (i, j) of a (units, units) row-major matrix. An element is summed in
-// one order whatever the number of threads; instruction sets differ in rounding.
+// Sums to add to element (i, j) of a (units, units) row-major matrix.
+template <class T> struct SimilarityUpdate {
+  std::vector<ProductSum<T>> sums;
+  std::int64_t units;
+  T *similarity;
+};
+
+// Adds up to different matrices. An element is summed in one order whatever the number of threads;
+// instruction sets differ in rounding. False if `interrupted` said so, which leaves the matrices
+// incomplete.
 template <class T>
-void add_products(const std::vector<ProductSum<T>> &sums, std::int64_t units, T *similarity,
-                  int instruction_set, int threads);
+bool add_products(const std::vector<SimilarityUpdate<T>> &updates, int instruction_set, int threads,
+                  const std::function<bool()> &interrupted);
 
 } // namespace lmc

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+
 import lmc_fast._core as _core
 import numpy as np
 import pytest
@@ -71,7 +76,7 @@ def test_products_equal_the_sum_in_float64(shape, dtype, layout, monkeypatch):
         for instruction_set in range(_core.best_instruction_set + 1):
             monkeypatch.setattr(_core, "best_instruction_set", instruction_set)
             similarity = torch.ones(units, units, dtype=dtype)
-            add_products(similarity, [Products(entry, **case)])
+            add_products([(similarity, [Products(entry, **case)])])
             torch.testing.assert_close(
                 similarity.double(), expected, rtol=tolerance, atol=tolerance
             )
@@ -79,17 +84,44 @@ def test_products_equal_the_sum_in_float64(shape, dtype, layout, monkeypatch):
 
 
 @pytest.mark.parametrize("instruction_set", range(_core.best_instruction_set + 1))
-def test_products_do_not_depend_on_the_number_of_threads(instruction_set):
-    units, rows, block = 300, 300, 9
-    a, b = (arranged((units, rows, block), "units first", torch.float32, seed) for seed in (3, 4))
-    results = []
-    for threads in (1, 2, 3, 5, 16):
+def test_products_depend_on_neither_threads_nor_company(instruction_set):
+    kept = []
+
+    def update(units, rows):
+        shape = (units, rows, 9)
+        a, b = (arranged(shape, "units first", torch.float32, seed) for seed in (3, 4))
         similarity = np.zeros((units, units), dtype=np.float32)
-        sums = (a.data_ptr(), a.stride(), b.data_ptr(), b.stride(), rows, block, 0, 0, 0)
-        _core.add_products([sums, sums], similarity, instruction_set, threads)
-        results.append(similarity)
-    for other in results[1:]:
-        np.testing.assert_array_equal(results[0], other)
+        kept.extend((a, b, similarity))
+        sums = (a.data_ptr(), a.stride(), b.data_ptr(), b.stride(), rows, 9, 0, 0, 0)
+        return similarity, ([sums, sums], similarity.ctypes.data, units)
+
+    shapes = [(200, 200), (7, 40), (530, 40), (64, 400)]
+    alone = []
+    for shape in shapes:
+        similarity, compiled = update(*shape)
+        _core.add_products_float32([compiled], instruction_set, 1)
+        alone.append(similarity)
+    for threads in (1, 2, 5, 16):
+        together = [update(*shape) for shape in shapes]
+        _core.add_products_float32([u for _, u in together], instruction_set, threads)
+        for expected, (found, _) in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_an_interrupt_stops_the_products():
+    a, b = (arranged((1024, 64, 9), "units first", torch.float32, seed) for seed in (5, 6))
+    entry = Unfolded(Place("w", "g", 0, 0, 0), a, b, ("h",))
+    many = torch.zeros(200_000, dtype=torch.int64)  # a minute of work
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    start = time.perf_counter()
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            add_products([(torch.zeros(1024, 1024), [Products(entry, many, many)])])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

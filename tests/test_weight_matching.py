@@ -1,5 +1,6 @@
 import itertools
 
+import lmc_fast.matching.weights as weights_module
 import pytest
 import torch
 from lmc_fast import (
@@ -160,6 +161,28 @@ def test_same_seed_same_permutation_for_any_thread_count():
     assert all(
         torch.equal(results[0].permutation[n], results[1].permutation[n]) for n in spec.groups
     )
+
+
+def test_groups_visited_together_end_where_one_after_the_other_does(monkeypatch):
+    chain = "".join(f"h{i}: h{i} h{i - 1}\n" for i in range(1, 6))
+    sizes = "".join(f"h{i} = {6 + i}\n" for i in range(6))
+    loop = "deep: h5 h3\nself: h1 h1\n"
+    spec = PermutationSpec.parse(f"{sizes}in: h0 3\n{chain}{loop}out: 2 h5")
+    a, b = weights(spec, 0), weights(spec, 1)
+    together = [match(a, b, spec=spec, generator=generator(seed)) for seed in range(5)]
+    rounds = weights_module._rounds
+    seen = []
+
+    def one_by_one(order):
+        seen.append(max(len(states) for states in rounds(order)))
+        return [[state] for state in order]
+
+    monkeypatch.setattr(weights_module, "_rounds", one_by_one)
+    for seed, expected in enumerate(together):
+        found = match(a, b, spec=spec, generator=generator(seed))
+        assert all(torch.equal(found.permutation[n], expected.permutation[n]) for n in spec.groups)
+        assert found.history == expected.history
+    assert max(seen) > 1
 
 
 def test_inputs_seed_and_dtypes_are_left_alone():

@@ -102,11 +102,13 @@ def mixed_relu_network(
 
 best_instruction_set: int
 
-def add_products(
-    sums: list[tuple[int, tuple[int, ...], int, tuple[int, ...], int, int, int, int, int]],
-    similarity: NDArray[np.floating],
-    instruction_set: int,
-    threads: int,
+_Sum = tuple[int, tuple[int, ...], int, tuple[int, ...], int, int, int, int, int]
+
+def add_products_float32(
+    updates: list[tuple[list[_Sum], int, int]], instruction_set: int, threads: int
+) -> None: ...
+def add_products_float64(
+    updates: list[tuple[list[_Sum], int, int]], instruction_set: int, threads: int
 ) -> None: ...
 def row_inner_products_float32(
     tensors: list[tuple[int, int, int, int, int, int, int]],

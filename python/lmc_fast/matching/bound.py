@@ -65,8 +65,8 @@ def objective_bound(problem: WeightProblem) -> float:
     for known in exact.values():
         doubled = [replace(e, a=e.a.double(), b=e.b.double()) for e in known]
         similarity = new_similarity(doubled[0])
-        add_products(similarity, [Products(entry) for entry in doubled])
-        if not similarity.isfinite().all():
+        add_products([(similarity, [Products(entry) for entry in doubled])])
+        if not np.isfinite(similarity.cpu().numpy()).all():
             return math.nan
         assignment = solve_assignment(similarity, maximize=True)
         total += assignment.objective + assignment.gap
@@ -92,8 +92,10 @@ def _norms(entries: Sequence[Unfolded]) -> list[tuple[Tensor, Tensor]]:
     """Length of every unit's weights; the slack covers their rounding to the dtype."""
     sides = [side.contiguous() for entry in entries for side in (entry.a, entry.b)]
     squares = row_inner_products([Pairing(rows, rows) for rows in sides])
+    # Not by torch, whose threads would spin in the way of the next products' for milliseconds.
     norms = [
-        square.sqrt() * (1 + rows[0].numel() * torch.finfo(rows.dtype).eps)
+        torch.from_numpy(np.sqrt(square.cpu().numpy()))
+        * (1 + rows[0].numel() * torch.finfo(rows.dtype).eps)
         for square, rows in zip(squares, sides, strict=True)
     ]
     return list(zip(norms[::2], norms[1::2], strict=True))

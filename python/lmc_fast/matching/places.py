@@ -92,28 +92,32 @@ def new_similarity(entry: Unfolded) -> Tensor:
     return entry.a.new_zeros(entry.units, entry.units)
 
 
-def add_products(similarity: Tensor, products: Sequence[Products]) -> None:
+def add_products(updates: Sequence[tuple[Tensor, Sequence[Products]]]) -> None:
     """Add the inner products of unit i of A and unit j of B to ``similarity[i, j]``.
 
     Parameters
     ----------
-    similarity : Tensor, shape (units, units)
-        Contiguous, changed in place, of the dtype of the weights.
-    products : sequence of Products
-        Their entries have `units` units.
+    updates : sequence of (Tensor, sequence of Products)
+        Similarity matrices, contiguous, of one dtype, that of the weights, changed in place; and
+        what to add to each: entries of as many units as it has rows and columns.
 
     Notes
     -----
-    O(units^2 x r x block) for each. On the CPU rows are gathered while the product packs its
-    operands, and the result does not depend on the number of threads.
+    O(units^2 x r x block) for each. On the CPU all updates share the threads, rows are gathered
+    while the product packs its operands, and the result does not depend on the number of threads.
     """
-    if similarity.device.type == "cpu":
-        # Contiguous copies must live until the call returns.
-        held = [[_contiguous(rows) for rows in (p.a_rows, p.b_rows, p.last)] for p in products]
+    # Contiguous copies must live until the call returns.
+    held: list[Tensor | None] = []
+    compiled = []
+    for similarity, products in updates:
+        if similarity.device.type != "cpu":
+            _add_products(similarity, products)
+            continue
         sums = []
-        for p, index in zip(products, held, strict=True):
+        for p in products:
             a, b = p.entry.a, p.entry.b
-            length = a.shape[1] if p.a_rows is None else p.a_rows.shape[0]
+            index = [_contiguous(rows) for rows in (p.a_rows, p.b_rows, p.last)]
+            held += index
             a_rows, b_rows, last = (_address(rows) for rows in index)
             sums.append(
                 (
@@ -121,17 +125,21 @@ def add_products(similarity: Tensor, products: Sequence[Products]) -> None:
                     a.stride(),
                     b.data_ptr(),
                     b.stride(),
-                    length,
+                    a.shape[1] if p.a_rows is None else p.a_rows.shape[0],
                     a.shape[2],
                     a_rows,
                     b_rows,
                     last,
                 )
             )
-        _core.add_products(
-            sums, similarity.numpy(), _core.best_instruction_set, torch.get_num_threads()
-        )
-        return
+        compiled.append((sums, similarity.data_ptr(), len(similarity)))
+    if compiled:
+        double = updates[0][0].dtype == torch.float64
+        call = _core.add_products_float64 if double else _core.add_products_float32
+        call(compiled, _core.best_instruction_set, torch.get_num_threads())
+
+
+def _add_products(similarity: Tensor, products: Sequence[Products]) -> None:
     for p in products:
         a = p.entry.a if p.a_rows is None else p.entry.a.index_select(1, p.a_rows)
         b = p.entry.b if p.b_rows is None else p.entry.b.index_select(1, p.b_rows)

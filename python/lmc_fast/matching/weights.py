@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import is_
 
@@ -76,8 +77,9 @@ def descend(
 ) -> WeightRun:
     """Run coordinate descent from one starting permutation until a sweep changes nothing.
 
-    Groups are visited in a random order drawn from `generator`. A group is solved again only when
-    a neighbour moved since, and only the rows that moved are multiplied again.
+    Groups are visited in a random order drawn from `generator`, those together that no tensor
+    joins: what one does is nothing to the others. A group is solved again only when a neighbour
+    moved since, and only the rows that moved are multiplied again.
     """
     families = families_of(problem.spec)
     groups = [name for name in problem.unfolded if name not in problem.spec.parents]
@@ -94,17 +96,20 @@ def descend(
     converged = False
     for _ in progress_bar(range(max_sweeps), desc="sweeps", show=progress, leave=False):
         changed = False
-        for g in torch.randperm(len(groups), generator=generator).tolist():
-            name = groups[g]
-            state = states[name]
-            seen = tuple(moves[m] for m in state.movers)
-            if solved_at.get(name) == seen:
-                continue
-            if state.step(permutation):
-                for member in (name, *families.get(name, ())):
-                    moves[member] += 1
-                changed = True
-            solved_at[name] = seen
+        order = torch.randperm(len(groups), generator=generator).tolist()
+        for together in _rounds([states[groups[g]] for g in order]):
+            due = []
+            for state in together:
+                seen = tuple(moves[m] for m in state.movers)
+                if solved_at.get(state.group) != seen:
+                    due.append(state)
+                    solved_at[state.group] = seen
+            add_products([update for state in due for update in state.updates(permutation)])
+            for state in due:
+                if state.step(permutation):
+                    for member in state.members:
+                        moves[member] += 1
+                    changed = True
         gains.append(sum(state.take_gain() for state in states.values()))
         if not changed:
             converged = True
@@ -116,7 +121,7 @@ def descend(
         tuple(objective - sum(gains[sweep:]) for sweep in range(len(gains) + 1)),
         converged,
         {name: state.assignment for name, state in states.items() if state.assignment},
-        {name: s.similarity for name, s in states.items() if s.similarity is not None},
+        {name: state.similarity for name, state in states.items() if state.assignment},
         {name: state.identity for name, state in states.items()},
         {name: state.matched for name, state in states.items()},
     )
@@ -125,17 +130,23 @@ def descend(
 class _State(ABC):
     """What a run keeps of one group, or of an outer group and those nested in it."""
 
-    def __init__(self, problem: WeightProblem, group: str) -> None:
+    def __init__(self, problem: WeightProblem, group: str, inner: tuple[str, ...] = ()) -> None:
         self.problem = problem
         self.group = group
+        self.members = (group, *inner)
         self.entries = problem.unfolded[group]
-        self.movers = tuple(dict.fromkeys(m for u in self.entries for m in u.movers))
+        movers = dict.fromkeys(m for u in self.entries for m in u.movers)
+        self.movers = tuple(m for m in movers if m not in inner)
         self.tensors = tuple(dict.fromkeys(u.place.tensor for u in self.entries))
         self.assignment: Assignment | None = None
-        self.similarity: Tensor | None = None
+        self.similarity = new_similarity(self.entries[0])
         self.identity = 0.0
         self.matched = 0.0
         self.gain = 0.0
+
+    def updates(self, permutation: Permutation) -> list[tuple[Tensor, list[Products]]]:
+        """Return the products to add, with what they are added to, before the next step."""
+        return []
 
     @abstractmethod
     def step(self, permutation: Permutation) -> bool:
@@ -159,9 +170,15 @@ class _GroupState(_State):
         self.units = torch.arange(first.units, device=first.a.device)
         self.most_changed = (1 - START_OVER) * sum(entry.size for entry in self.entries)
 
+    def updates(self, permutation: Permutation) -> list[tuple[Tensor, list[Products]]]:
+        products = self._changes(permutation)
+        if self.assignment is None or sum(p.size for p in products) > self.most_changed:
+            self.similarity = new_similarity(self.entries[0])
+            products = [Products(e, b_rows=self.rows[i]) for i, e in enumerate(self.entries)]
+        return [(self.similarity, products)]
+
     def step(self, permutation: Permutation) -> bool:
-        similarity = self._refresh(permutation)
-        current = permutation[self.group]
+        similarity, current = self.similarity, permutation[self.group]
         assignment = solve_assignment(
             similarity,
             maximize=True,
@@ -186,15 +203,6 @@ class _GroupState(_State):
             self.matched = after / len(target)
             return True
         return self._step_quadratic(permutation, target, (pairs[:, 2] - pairs[:, 1]).cpu())
-
-    def _refresh(self, permutation: Permutation) -> Tensor:
-        """Multiply the rows that moved since the last call into the similarity matrix."""
-        products = self._changes(permutation)
-        if self.similarity is None or sum(p.size for p in products) > self.most_changed:
-            self.similarity = new_similarity(self.entries[0])
-            products = [Products(e, b_rows=self.rows[i]) for i, e in enumerate(self.entries)]
-        add_products(self.similarity, products)
-        return self.similarity
 
     def _changes(self, permutation: Permutation) -> list[Products]:
         """Note where the rows of every entry come from now, and list what that changes."""
@@ -245,10 +253,6 @@ class _GroupState(_State):
 class _FamilyState(_State):
     """An outer group and the groups nested in it, solved together."""
 
-    def __init__(self, problem: WeightProblem, outer: str, inner: tuple[str, ...]) -> None:
-        super().__init__(problem, outer)
-        self.movers = tuple(m for m in self.movers if m not in inner)
-
     def step(self, permutation: Permutation) -> bool:
         problem = self.problem
         places = [entry.place for entry in self.entries]
@@ -269,6 +273,28 @@ class _FamilyState(_State):
         self.gain += trial - value
         self.matched = found.matched
         return True
+
+
+def _rounds(order: Sequence[_State]) -> list[list[_State]]:
+    """Split an order into rounds of groups that no tensor joins, each as early as it can be.
+
+    Of two that one joins the earlier stays the earlier, so the outcome is that of the order.
+    """
+    rounds: list[list[_State]] = []
+    moved: dict[str, int] = {}
+    read: dict[str, int] = {}
+    for state in order:
+        first = max(
+            0,
+            *(moved.get(m, 0) for m in state.movers),
+            *(read.get(m, 0) for m in state.members),
+        )
+        if first == len(rounds):
+            rounds.append([])
+        rounds[first].append(state)
+        moved |= dict.fromkeys(state.members, first + 1)
+        read |= {m: max(read.get(m, 0), first + 1) for m in state.movers}
+    return rounds
 
 
 def _changed(rows: Tensor, last: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
