@@ -112,7 +112,7 @@ LMC_INLINE bool run(const Task<T> &task, const std::function<bool()> &interrupte
       if (interrupted()) {
         return false;
       }
-      const Slice<T> &next = slice + 1 == task.end ? none : slice[1];
+      const Slice<T> &next = slice + 1 == task.last ? none : slice[1];
       add_slice<T, Shape>(*slice, next, strip, task.packed_a, task.packed_b, target);
       target.add = true;
     }

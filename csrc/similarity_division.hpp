@@ -34,8 +34,9 @@ template <class T> struct Target {
 };
 
 // Every product of the slices [first, end) in one rectangle of the matrix, with room to pack them.
+// Slices up to `last` follow on the same thread.
 template <class T> struct Task {
-  const Slice<T> *first, *end;
+  const Slice<T> *first, *end, *last;
   Rectangle part;
   Target<T> target;
   T *packed_a, *packed_b;
@@ -86,7 +87,8 @@ private:
 template <class T> class Division {
 public:
   Division(const SimilarityUpdate<T> &update, std::int64_t depth, int threads)
-      : units_(update.units), matrix_(update.similarity), slices_(slices_of(update.sums, depth)) {
+      : alone_(threads == 1), units_(update.units), matrix_(update.similarity),
+        slices_(slices_of(update.sums, depth)) {
     const auto count = static_cast<std::int64_t>(slices_.size());
     const auto wanted = static_cast<double>(units_ <= most_units_in_parts ? 1 : threads);
     const auto down = static_cast<std::int64_t>(std::sqrt(wanted));
@@ -121,6 +123,7 @@ public:
     const Task<T> task{
         slices_.data() + begin_of(part),
         slices_.data() + begin_of(part + 1),
+        slices_.data() + (alone_ ? begin_of(parts_) : begin_of(part + 1)),
         {row, std::min(row + height_, units_), column, std::min(column + width_, units_)},
         {own ? own->data() : matrix_, units_, part == 0},
         packed_a,
@@ -159,6 +162,7 @@ private:
     }
   }
 
+  bool alone_;
   std::int64_t units_;
   T *matrix_;
   std::vector<Slice<T>> slices_;
