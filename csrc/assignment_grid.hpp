@@ -14,8 +14,9 @@ struct Grid {
 
   double operator()(double x) const { return (x * scale * scale_rest + magic) - magic; }
   double exact(double x) const { return x * scale * scale_rest; }
-  // Float32 has no room for the solvers' sums at the ends of its range.
-  bool leaves_float32_room() const { return exponent > -90 && exponent < 120; }
+  // Float32 has no room for the solvers' sums at the ends of its range: forbidden pairs may drive
+  // prices to twice the number of rows times the largest entry.
+  bool leaves_float32_room() const { return exponent > -90 && exponent < 110; }
   // What a float32 difference of an entry and a rounded price may be wrong by, itself on the grid.
   double float32_error(double largest_price) const;
   // The inverse, in the units of the matrix as given.
