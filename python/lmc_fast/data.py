@@ -9,6 +9,7 @@ arguments, or a mapping of keyword arguments.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -152,7 +153,7 @@ def call(model: Any, inputs: Any) -> Any:
 
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of the model's first parameter or buffer, the CPU where it has none."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
         return tensor.device
     return torch.device("cpu")
 

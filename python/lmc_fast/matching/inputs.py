@@ -99,9 +99,11 @@ def tensors_in_objective(
     buffers = set() if module is None else {name for name, _ in module.named_buffers()}
     duplicates: set[str] = set()
     if module is not None:
-        unique = {name for name, _ in module.named_parameters()}
-        every = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-        duplicates = every - unique
+        seen: set[Tensor] = set()
+        for name, tensor in module.named_parameters(remove_duplicate=False):
+            if tensor in seen:
+                duplicates.add(name)
+            seen.add(tensor)
     result = []
     for name in spec.tensors:
         last = name.rpartition(".")[2]

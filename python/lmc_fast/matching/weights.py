@@ -214,7 +214,9 @@ class _GroupState(_State):
             sources = tuple([permutation[m] for m in entry.movers])
             if i in self.sources and all(map(is_, sources, self.sources[i])):
                 continue
-            rows = row_index(self.problem.spec, entry.place, permutation)
+            rows = None
+            if sources:
+                rows = row_index(self.problem.spec, entry.place, permutation)
             last = self.rows.get(i)
             if rows is not None and last is not None:
                 pair = (id(rows), id(last))
