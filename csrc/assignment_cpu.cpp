@@ -240,6 +240,9 @@ private:
   template <class T>
   bool attempt(bool dense, const RowMatrix<T> &matrix, const Findings<T> &findings) {
     const Classes classes = find_classes(matrix, findings);
+    if (!findings.favourite.empty()) {
+      return settle_favourites(matrix, findings, classes);
+    }
     const std::int64_t order = std::max(matrix.rows, matrix.cols);
     Matching matching = empty_matching(order);
     if (!given_prices(matrix, findings, matching)) {
@@ -261,6 +264,30 @@ private:
       certificate = prove(result, matrix, matching);
     }
     return settle(result, matching, matrix, classes, certificate);
+  }
+
+  // Every row gets what it likes best, at no price, and constant ones what is left.
+  template <class T>
+  bool settle_favourites(const RowMatrix<T> &matrix, const Findings<T> &findings,
+                         const Classes &classes) {
+    Matching matching = empty_matching(matrix.cols);
+    for (std::int64_t i = 0; i < matrix.rows; ++i) {
+      if (const std::int64_t j = findings.favourite[i]; j >= 0) {
+        matching.col_of[i] = j;
+        matching.row_of[j] = i;
+      }
+    }
+    std::int64_t left = 0;
+    for (std::int64_t i = 0; i < matrix.rows; ++i) {
+      if (matching.col_of[i] < 0) {
+        left = std::find(matching.row_of.begin() + left, matching.row_of.end(), -1) -
+               matching.row_of.begin();
+        matching.col_of[i] = left;
+        matching.row_of[left] = i;
+      }
+    }
+    Certificate certificate = prove(SolverResult::ok, matrix, matching);
+    return settle(SolverResult::ok, matching, matrix, classes, certificate);
   }
 
   template <class T>

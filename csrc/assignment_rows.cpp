@@ -43,6 +43,26 @@ LMC_INLINE RowSummary<T> summarise_row_impl(const T *row, T sign, std::int64_t c
 }
 
 template <class T>
+LMC_INLINE std::int64_t place_of_impl(const T *row, T sign, T value, std::int64_t count) {
+  constexpr std::int64_t block = 4 * width<T>;
+  std::int64_t j = 0;
+  for (; j + block <= count; j += block) {
+    Places<T> equal{};
+    for (std::int64_t k = j; k < j + block; k += width<T>) {
+      equal |= load(row + k) * sign == value;
+    }
+    const auto pairs = reinterpret_cast<Longs>(equal);
+    if (pairs[0] | pairs[1] | pairs[2] | pairs[3]) {
+      break;
+    }
+  }
+  while (j < count && row[j] * sign != value) {
+    ++j;
+  }
+  return j;
+}
+
+template <class T>
 LMC_INLINE TopTwo<T> top_two_impl(const T *row, T sign, const T *price, std::int64_t count) {
   using V = Vector<T>;
   using P = Places<T>;
@@ -257,6 +277,12 @@ LMC_CLONES RowSummary<float> summarise_row(const float *row, float sign, std::in
 }
 LMC_CLONES RowSummary<double> summarise_row(const double *row, double sign, std::int64_t count) {
   return summarise_row_impl(row, sign, count);
+}
+LMC_CLONES std::int64_t place_of(const float *row, float sign, float value, std::int64_t count) {
+  return place_of_impl(row, sign, value, count);
+}
+LMC_CLONES std::int64_t place_of(const double *row, double sign, double value, std::int64_t count) {
+  return place_of_impl(row, sign, value, count);
 }
 LMC_CLONES TopTwo<float> top_two(const float *row, float sign, const float *price,
                                  std::int64_t count) {

@@ -54,6 +54,7 @@ template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt
       differs.assign(matrix.cols, T{0});
     }
   }
+  std::vector<char> wanted(matrix.rows <= matrix.cols ? matrix.cols : 0);
   T best = -infinity;
   T least = infinity;
   T poison = 0;
@@ -68,6 +69,17 @@ template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt
     poison += summary.poison;
     if (reduce && summary.best > summary.least && summary.best > -infinity) {
       raise_columns(row, matrix.sign, summary.best, findings.reduced.data(), matrix.cols);
+    }
+    if (!wanted.empty()) {
+      const bool constant = summary.best == summary.least;
+      findings.favourite.push_back(
+          constant ? -1 : place_of(row, matrix.sign, summary.best, matrix.cols));
+      if (summary.best == -infinity || (!constant && wanted[findings.favourite[i]])) {
+        wanted.clear();
+        findings.favourite.clear();
+      } else if (!constant) {
+        wanted[findings.favourite[i]] = 1;
+      }
     }
     if (!differs.empty()) {
       mark_differences(row, first, differs.data(), matrix.cols);

@@ -19,6 +19,9 @@ template <class T> struct Findings {
   // max_i (a_ij - best_i): the prices at which row i still gets best_i. Of dense surveys, and where
   // there are no more columns than rows.
   std::vector<T> reduced;
+  // Of every row a best column, -1 if it is constant, where these are all different. Not of dense
+  // surveys.
+  std::vector<std::int64_t> favourite;
   std::vector<Integer<T>> holder; // of dense surveys: the first row that attains it, -1 for none
 };
 
