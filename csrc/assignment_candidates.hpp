@@ -22,8 +22,7 @@ template <class T> class CandidateScan {
 public:
   // Columns without a price are on no list.
   explicit CandidateScan(const RowMatrix<T> &matrix)
-      : matrix_(matrix), step_(std::ldexp(1.0, -matrix.grid.bits)),
-        unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))),
+      : matrix_(matrix), unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))),
         rounded_(matrix.cols, std::numeric_limits<T>::infinity()), groups_(matrix.cols),
         spread_(unit_ / 64) {}
 
@@ -36,7 +35,7 @@ public:
     double bound;
   };
   Found read(std::int64_t i, std::int64_t wanted, double largest_price) {
-    const double slack = margin(largest_price);
+    const double slack = difference_error(largest_price);
     groups_.read(matrix_.row(i), matrix_.sign, rounded_.data());
     const T threshold = upper_threshold(groups_.maxima(), groups_.groups(), wanted, spread_) -
                         static_cast<T>(2 * slack) * unit_;
@@ -50,19 +49,18 @@ public:
   // Every column at which row i gets at least this profit, and perhaps some others.
   std::span<const std::int32_t> reaching(std::int64_t i, double profit, double largest_price) {
     groups_.read(matrix_.row(i), matrix_.sign, rounded_.data());
-    const T threshold = static_cast<T>(profit - 2 * margin(largest_price)) * unit_;
+    const T threshold = static_cast<T>(profit - 2 * difference_error(largest_price)) * unit_;
     // What is forbidden yields -infinity.
     return groups_.places(std::max(threshold, std::numeric_limits<T>::lowest()));
   }
 
 private:
-  // How far a difference formed in T can be from the exact one on the grid.
-  double margin(double largest_price) const {
-    return (1 + largest_price) * 4 * static_cast<double>(std::numeric_limits<T>::epsilon()) + step_;
+  double difference_error(double largest_price) const {
+    return matrix_.grid.difference_error(largest_price,
+                                         static_cast<double>(std::numeric_limits<T>::epsilon()));
   }
 
   const RowMatrix<T> &matrix_;
-  const double step_;
   const T unit_;
   std::vector<T> rounded_;
   GroupScan<T> groups_;

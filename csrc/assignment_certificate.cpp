@@ -50,7 +50,7 @@ public:
       rounded_[j] = static_cast<float>(price[j]) * unit;
       largest = std::max(largest, std::abs(price[j]));
     }
-    error_ = matrix.grid.float32_error(largest);
+    error_ = matrix.grid.difference_error(largest, std::numeric_limits<float>::epsilon());
     unit_ = unit;
   }
 

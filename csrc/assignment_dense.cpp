@@ -66,7 +66,7 @@ private:
 
   void cover_prices(double largest) {
     covered_price_ = largest;
-    slack_ = matrix_.grid.float32_error(largest);
+    slack_ = matrix_.grid.difference_error(largest, std::numeric_limits<float>::epsilon());
   }
 
   // Differences formed in float32 are good enough while epsilon is large beside their error.

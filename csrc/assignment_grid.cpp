@@ -73,11 +73,9 @@ Grid Grid::covering(double largest, int bits) {
   return grid;
 }
 
-double Grid::float32_error(double largest_price) const {
+double Grid::difference_error(double largest_price, double precision) const {
   const double step = std::ldexp(1.0, -bits);
-  const double error =
-      (1 + largest_price) * 4 * static_cast<double>(std::numeric_limits<float>::epsilon());
-  return (std::ceil(error / step) + 1) * step;
+  return (std::ceil((1 + largest_price) * 4 * precision / step) + 1) * step;
 }
 
 double Grid::restore(double x) const { return std::ldexp(x, exponent); }

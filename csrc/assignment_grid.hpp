@@ -17,8 +17,9 @@ struct Grid {
   // Float32 has no room for the solvers' sums at the ends of its range: forbidden pairs may drive
   // prices to twice the number of rows times the largest entry.
   bool leaves_float32_room() const { return exponent > -90 && exponent < 110; }
-  // What a float32 difference of an entry and a rounded price may be wrong by, itself on the grid.
-  double float32_error(double largest_price) const;
+  // What a difference of an entry and a rounded price may be wrong by, itself on the grid;
+  // `precision` is the epsilon of the type it is formed in.
+  double difference_error(double largest_price, double precision) const;
   // The inverse, in the units of the matrix as given.
   double restore(double x) const;
 

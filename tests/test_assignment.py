@@ -595,6 +595,22 @@ def test_wide_matrices_take_little_work():
     assert result.augmentations <= rows / 32
 
 
+# A network with itself, dead units and all.
+@pytest.mark.parametrize("cols", [400, 500])
+def test_rows_with_different_favourites_take_two_readings(cols):
+    rng = np.random.default_rng(4)
+    n = 400
+    cost = rng.random((n, cols), dtype=np.float32) * 0.9
+    favourite = rng.permutation(cols)[:n]
+    cost[np.arange(n), favourite] = 1
+    dead = rng.random(n) < 0.1
+    cost[dead] = 0
+    result = solve_assignment(cost, maximize=True)
+    assert result.gap == 0.0
+    assert result.rows_read == 2 * n
+    assert (result.cols[~dead] == favourite[~dead]).all()
+
+
 # More equal best entries than a list holds: rows list different ones.
 @pytest.mark.parametrize("values", [4, 12])
 def test_many_ties_take_little_work(values):
