@@ -36,6 +36,7 @@ template <class T> using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 template <class T> using Optional = std::optional<Array<T>>;
 
 constexpr std::int64_t report_fields = 8;
+constexpr std::int64_t large_matrix = 1 << 20; // entries
 
 // Looks for Ctrl-C every 50 ms, on the thread that made the call; other threads see what it found.
 class SignalPoll {
@@ -73,73 +74,113 @@ void write_report(const lmc::AssignmentReport &report, double *out) {
   out[7] = static_cast<double>(report.augmentations);
 }
 
-// Returns (status, problem, row, col) of the first problem of the batch that has no answer.
-nb::tuple solve_assignments(std::uintptr_t address, bool float64, std::int64_t batch,
-                            std::int64_t batch_stride, std::int64_t rows, std::int64_t cols,
-                            std::int64_t row_stride, std::int64_t col_stride, bool maximize,
-                            bool keep, const Optional<const std::int64_t> &prefer,
-                            const Optional<const double> &initial_u,
-                            const Optional<const double> &initial_v, double max_gap, int threads,
-                            const Array<std::int64_t> &cols_out, const Array<double> &reports,
-                            const Optional<double> &u, const Optional<double> &v,
-                            const Optional<double> &margins, const Optional<double> &regrets) {
-  const std::int64_t width = float64 ? 8 : 4;
+// Matrices of one shape, what is known of them and where their answers go.
+struct AssignmentBatch {
+  std::uintptr_t address;
+  bool float64;
+  std::int64_t batch, batch_stride, rows, cols, row_stride, col_stride;
+  Optional<const std::int64_t> prefer;
+  Optional<const double> initial_u, initial_v;
+  Array<std::int64_t> cols_out;
+  Array<double> reports;
+  Optional<double> u, v, margins, regrets;
+
+  // `options` say what all problems have in common.
+  lmc::AssignmentReport solve(std::int64_t b, lmc::AssignmentOptions options) const {
+    const std::int64_t width = float64 ? 8 : 4;
+    const lmc::CostMatrix cost{reinterpret_cast<const char *>(address) + b * batch_stride * width,
+                               float64,
+                               rows,
+                               cols,
+                               row_stride,
+                               col_stride};
+    options.prefer = part(prefer, b, rows);
+    options.initial_u = part(initial_u, b, rows);
+    options.initial_v = part(initial_v, b, cols);
+    const lmc::AssignmentOutput output{cols_out.data() + b * rows, part(u, b, rows),
+                                       part(v, b, cols), part(margins, b, rows),
+                                       part(regrets, b, rows)};
+    const lmc::AssignmentReport report = lmc::solve_assignment(cost, options, output);
+    write_report(report, reports.data() + b * report_fields);
+    return report;
+  }
+};
+
+// Returns (status, batch, problem, row, col) of the first problem that has no answer.
+nb::tuple solve_assignments(const std::vector<const AssignmentBatch *> &batches, bool maximize,
+                            bool keep, double max_gap, int threads) {
+  struct Problem {
+    std::int64_t batch, place, entries;
+  };
+  std::vector<Problem> problems;
+  for (std::size_t k = 0; k < batches.size(); ++k) {
+    for (std::int64_t b = 0; b < batches[k]->batch; ++b) {
+      problems.push_back({static_cast<std::int64_t>(k), b, batches[k]->rows * batches[k]->cols});
+    }
+  }
+  const auto count = static_cast<std::int64_t>(problems.size());
+  // Threads that end with the small ones end together.
+  std::vector<std::int64_t> order(problems.size());
+  std::iota(order.begin(), order.end(), std::int64_t{0});
+  const auto entries = [&](std::int64_t k) {
+    return problems[static_cast<std::size_t>(k)].entries;
+  };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int64_t x, std::int64_t y) { return entries(x) > entries(y); });
+  // A piece is worth a thread from about a tenth of a millisecond on.
+  constexpr std::int64_t piece_entries = 1 << 14;
+  std::vector<std::int64_t> pieces{0};
+  std::int64_t listed = 0;
+  for (std::int64_t k = 0; k < count; ++k) {
+    listed += entries(order[static_cast<std::size_t>(k)]);
+    if (listed >= piece_entries || k + 1 == count) {
+      pieces.push_back(k + 1);
+      listed = 0;
+    }
+  }
+  // Few large matrices are solved one after the other, by all threads.
+  const bool apart = count >= 2 * threads || (count > 1 && entries(order[0]) < large_matrix);
   SignalPoll poll;
-  std::atomic<std::int64_t> failed{batch};
-  std::vector<lmc::AssignmentReport> results(static_cast<std::size_t>(batch));
+  std::atomic<std::int64_t> failed{count};
+  std::vector<lmc::AssignmentReport> results(problems.size());
   {
     const nb::gil_scoped_release release;
-    const auto solve = [&](std::int64_t begin, std::int64_t end, int inner_threads) {
-      for (std::int64_t b = begin; b < end && b < failed; ++b) {
-        const lmc::CostMatrix cost{reinterpret_cast<const char *>(address) +
-                                       b * batch_stride * width,
-                                   float64,
-                                   rows,
-                                   cols,
-                                   row_stride,
-                                   col_stride};
-        lmc::AssignmentOptions options;
-        options.maximize = maximize;
-        options.keep = keep;
-        options.max_gap = max_gap;
-        options.threads = inner_threads;
-        options.interrupted = [&poll] { return poll(); };
-        options.prefer = part(prefer, b, rows);
-        options.initial_u = part(initial_u, b, rows);
-        options.initial_v = part(initial_v, b, cols);
-        const lmc::AssignmentOutput output{cols_out.data() + b * rows, part(u, b, rows),
-                                           part(v, b, cols), part(margins, b, rows),
-                                           part(regrets, b, rows)};
-        lmc::AssignmentReport &result = results[static_cast<std::size_t>(b)];
-        result = lmc::solve_assignment(cost, options, output);
-        write_report(result, reports.data() + b * report_fields);
+    lmc::AssignmentOptions options;
+    options.maximize = maximize;
+    options.keep = keep;
+    options.max_gap = max_gap;
+    options.threads = apart ? 1 : threads;
+    options.interrupted = [&poll] { return poll(); };
+    const auto solve = [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t at = pieces[static_cast<std::size_t>(begin)];
+           at < pieces[static_cast<std::size_t>(end)]; ++at) {
+        const std::int64_t k = order[static_cast<std::size_t>(at)];
+        if (k > failed) {
+          continue;
+        }
+        const Problem &problem = problems[static_cast<std::size_t>(k)];
+        lmc::AssignmentReport &result = results[static_cast<std::size_t>(k)];
+        result = batches[static_cast<std::size_t>(problem.batch)]->solve(problem.place, options);
         if (result.status != lmc::AssignmentStatus::ok) {
           std::int64_t first = failed;
-          while (b < first && !failed.compare_exchange_weak(first, b)) {
+          while (k < first && !failed.compare_exchange_weak(first, k)) {
           }
         }
       }
     };
-    // A piece of the batch is worth a thread from about a tenth of a millisecond on.
-    const std::int64_t grain = 65536 / std::max<std::int64_t>(rows * cols, 1) + 1;
-    if (batch < 2 * threads) {
-      solve(0, batch, threads);
-    } else {
-      lmc::parallel_for(
-          batch, grain, threads,
-          [&](std::int64_t begin, std::int64_t end) { solve(begin, end, 1); }, [&poll] { poll(); });
-    }
+    lmc::parallel_for(static_cast<std::int64_t>(pieces.size()) - 1, 1, apart ? threads : 1, solve,
+                      [&poll] { poll(); });
   }
   if (PyErr_Occurred()) {
     throw nb::python_error();
   }
-  for (std::int64_t b = 0; b < batch; ++b) {
-    const lmc::AssignmentReport &result = results[static_cast<std::size_t>(b)];
-    if (result.status != lmc::AssignmentStatus::ok) {
-      return nb::make_tuple(static_cast<int>(result.status), b, result.bad_row, result.bad_col);
+  for (std::size_t k = 0; k < problems.size(); ++k) {
+    if (results[k].status != lmc::AssignmentStatus::ok) {
+      return nb::make_tuple(static_cast<int>(results[k].status), problems[k].batch,
+                            problems[k].place, results[k].bad_row, results[k].bad_col);
     }
   }
-  return nb::make_tuple(0, -1, -1, -1);
+  return nb::make_tuple(0, -1, -1, -1, -1);
 }
 
 // A matrix or vector in row order by the buffer protocol, which costs less than an nb::ndarray.
@@ -395,13 +436,19 @@ void row_inner_products(const std::vector<RowProducts> &tensors, const Array<dou
 
 NB_MODULE(_core, m) {
   m.def("compiler", &lmc::compiler);
-  m.def("solve_assignments", &solve_assignments, nb::arg("address"), nb::arg("float64"),
-        nb::arg("batch"), nb::arg("batch_stride"), nb::arg("rows"), nb::arg("cols"),
-        nb::arg("row_stride"), nb::arg("col_stride"), nb::arg("maximize"), nb::arg("keep"),
-        nb::arg("prefer").none(), nb::arg("initial_u").none(), nb::arg("initial_v").none(),
-        nb::arg("max_gap"), nb::arg("threads"), nb::arg("cols_out").noconvert(),
-        nb::arg("reports").noconvert(), nb::arg("u").none(), nb::arg("v").none(),
-        nb::arg("margins").none(), nb::arg("regrets").none());
+  nb::class_<AssignmentBatch>(m, "AssignmentBatch")
+      .def(
+          nb::init<std::uintptr_t, bool, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                   std::int64_t, std::int64_t, Optional<const std::int64_t>, Optional<const double>,
+                   Optional<const double>, Array<std::int64_t>, Array<double>, Optional<double>,
+                   Optional<double>, Optional<double>, Optional<double>>(),
+          nb::arg("address"), nb::arg("float64"), nb::arg("batch"), nb::arg("batch_stride"),
+          nb::arg("rows"), nb::arg("cols"), nb::arg("row_stride"), nb::arg("col_stride"),
+          nb::arg("prefer").none(), nb::arg("initial_u").none(), nb::arg("initial_v").none(),
+          nb::arg("cols_out").noconvert(), nb::arg("reports").noconvert(), nb::arg("u").none(),
+          nb::arg("v").none(), nb::arg("margins").none(), nb::arg("regrets").none());
+  m.def("solve_assignments", &solve_assignments, nb::arg("batches"), nb::arg("maximize"),
+        nb::arg("keep"), nb::arg("max_gap"), nb::arg("threads"));
   m.def("solve_matrix", &solve_matrix, nb::arg("matrix").noconvert(), nb::arg("maximize"),
         nb::arg("threads"), nb::arg("pairs").noconvert());
   bind_cuda(m);

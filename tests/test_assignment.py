@@ -16,6 +16,7 @@ import pytest
 import scipy.optimize
 import torch
 from lmc_fast import linear_sum_assignment, solve_assignment
+from lmc_fast.assignment import solve_together
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -329,6 +330,39 @@ def test_bad_costs(cost, error, message):
     with pytest.raises(error, match=message) as caught:
         linear_sum_assignment(cost)
     assert "[linear_sum_assignment]" in str(caught.value)
+
+
+@pytest.mark.parametrize("solve", [linear_sum_assignment, solve_assignment])
+def test_tensors_under_a_transform_have_no_values(solve):
+    with pytest.raises(TypeError, match="under a transform"):
+        torch.func.vmap(lambda cost: solve(cost)[0])(torch.rand(2, 3, 3))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_problems_of_any_sizes_together(threads):
+    rng = torch.Generator().manual_seed(5)
+    shapes = [(3, 4), (150, 150), (2, 40, 40), (400, 330), (64, 64)]
+    costs = [torch.rand(shape, generator=rng).mul(20).floor() for shape in shapes]
+    prefer = [torch.arange(c.shape[-2]).expand(c.shape[:-1]) % c.shape[-1] for c in costs]
+    first = solve_assignment(costs[1])
+    duals = [None, (first.u, first.v), None, None, None]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = solve_together(costs, maximize=True, prefer=prefer, initial_duals=duals)
+    finally:
+        torch.set_num_threads(before)
+    for cost, wanted, result in zip(costs, prefer, found, strict=True):
+        alone = solve_assignment(cost, maximize=True, ties="keep", prefer=wanted)
+        assert (result.cols == alone.cols).all()
+        assert (torch.as_tensor(result.gap) == 0).all()
+
+
+def test_the_failing_problem_of_several_is_named():
+    costs = [torch.zeros(200, 200), torch.zeros(2, 3, 3)]
+    costs[1][1, 2, 1] = math.nan
+    with pytest.raises(ValueError, match=r"row 2, column 1 in problem 1 of the batch"):
+        solve_together(costs, maximize=False, prefer=[torch.arange(200), torch.zeros(2, 3).long()])
 
 
 def test_bad_value_in_a_batch_names_the_problem():

@@ -31,6 +31,7 @@ LAYERS = [
         "shapes",
         "_cost",
         "_cuda",
+        "_problem",
         "data",
         "_data_files",
         "recipe",

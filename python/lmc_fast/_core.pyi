@@ -1,30 +1,35 @@
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 def compiler() -> str: ...
+
+class AssignmentBatch:
+    def __init__(
+        self,
+        address: int,
+        float64: bool,
+        batch: int,
+        batch_stride: int,
+        rows: int,
+        cols: int,
+        row_stride: int,
+        col_stride: int,
+        prefer: NDArray[np.int64] | None,
+        initial_u: NDArray[np.float64] | None,
+        initial_v: NDArray[np.float64] | None,
+        cols_out: NDArray[np.int64],
+        reports: NDArray[np.float64],
+        u: NDArray[np.float64] | None,
+        v: NDArray[np.float64] | None,
+        margins: NDArray[np.float64] | None,
+        regrets: NDArray[np.float64] | None,
+    ) -> None: ...
+
 def solve_assignments(
-    address: int,
-    float64: bool,
-    batch: int,
-    batch_stride: int,
-    rows: int,
-    cols: int,
-    row_stride: int,
-    col_stride: int,
-    maximize: bool,
-    keep: bool,
-    prefer: NDArray[np.int64] | None,
-    initial_u: NDArray[np.float64] | None,
-    initial_v: NDArray[np.float64] | None,
-    max_gap: float,
-    threads: int,
-    cols_out: NDArray[np.int64],
-    reports: NDArray[np.float64],
-    u: NDArray[np.float64] | None,
-    v: NDArray[np.float64] | None,
-    margins: NDArray[np.float64] | None,
-    regrets: NDArray[np.float64] | None,
-) -> tuple[int, int, int, int]: ...
+    batches: Sequence[AssignmentBatch], maximize: bool, keep: bool, max_gap: float, threads: int
+) -> tuple[int, int, int, int, int]: ...
 def solve_matrix(
     matrix: NDArray[np.float32] | NDArray[np.float64],
     maximize: bool,

@@ -10,13 +10,21 @@ import torch
 from numpy.typing import NDArray
 
 import lmc_fast._core as _core
-from lmc_fast._cost import CostView, view_cost
+from lmc_fast._cost import CostView
 from lmc_fast._cuda import assignment as device
 from lmc_fast._cuda import placement
+from lmc_fast._problem import (
+    Problem,
+    checked_duals,
+    checked_preference,
+    like,
+    pose,
+    raise_failure,
+    solve,
+)
 
 __all__ = ["Assignment", "linear_sum_assignment", "solve_assignment"]
 
-_INFEASIBLE, _INVALID = 1, 2
 _NO_BATCH: tuple[int, ...] = ()
 _INT64 = np.dtype(np.int64)
 _ONE_THREAD = 1 << 16
@@ -116,24 +124,29 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
     >>> linear_sum_assignment([[4, 1, 3], [2, 0, 5], [3, 2, 2]])
     (array([0, 1, 2]), array([1, 0, 2]))
     """
-    if type(cost) is np.ndarray and cost.ndim == 2:
-        rows, width = cost.shape
+    plain = _plain_array(cost)
+    if plain is not None and plain.ndim == 2:
+        rows, width = plain.shape
         threads = torch.get_num_threads() if rows * width > _ONE_THREAD else 1
         pairs = np.empty((2, rows), _INT64)
-        if _core.solve_matrix(cost, bool(maximize), threads, pairs):
-            return (pairs[0], pairs[1]) if rows <= width else _pairs(pairs[1], rows, width)
+        if _core.solve_matrix(plain, bool(maximize), threads, pairs):
+            found = (pairs[0], pairs[1]) if rows <= width else _pairs(pairs[1], rows, width)
+            if plain is cost:
+                return found
+            return torch.from_numpy(found[0]), torch.from_numpy(found[1])
     (placed,) = placement.solve_placed([cost], maximize=bool(maximize))
     if placed is not None:
         if placed.failure[0]:
-            _raise("linear_sum_assignment", cost.ndim > 2, bool(maximize), *placed.failure)
+            raise_failure("linear_sum_assignment", cost.ndim > 2, bool(maximize), *placed.failure)
         chosen = placed.solution.cols.reshape(cost.shape[:-1])
         width = min(cost.shape[-2:])
         paired = chosen.lt(0).byte().argsort(dim=-1, stable=True)[..., :width]
         return paired, chosen.gather(-1, paired)
-    view = view_cost("linear_sum_assignment", cost)
-    cols, _ = _solve("linear_sum_assignment", view, maximize=bool(maximize))
-    rows, cols = _pairs(cols, view.rows, view.cols)
-    return _like(view, rows), _like(view, cols)
+    problem = pose("linear_sum_assignment", cost, certified=False)
+    solve("linear_sum_assignment", [problem], maximize=bool(maximize))
+    view = problem.view
+    rows, cols = _pairs(problem.cols, view.rows, view.cols)
+    return like(view, rows), like(view, cols)
 
 
 def solve_assignment(
@@ -224,58 +237,28 @@ def solve_assignment(
     if not regrets and placement.belongs_here(cost):
         preferred = hint = None
         if prefer is not None:
-            preferred = [torch.from_numpy(_preference(op, cost.shape, prefer)).to(cost.device)]
+            preferred = [
+                torch.from_numpy(checked_preference(op, cost.shape, prefer)).to(cost.device)
+            ]
         if initial_duals is not None:
-            _, start = _duals(op, cost.shape, initial_duals)
+            _, start = checked_duals(op, cost.shape, initial_duals)
             hint = [torch.from_numpy(start).to(cost.device)]
         (placed,) = placement.solve_placed(
             [cost], maximize=bool(maximize), prefer=preferred, initial_v=hint
         )
         if placed is not None:
             return _from_device(op, cost.shape, placed, maximize=bool(maximize))
-    view = view_cost(op, cost)
-    shape = (*view.batch_shape, view.rows, view.cols)
-    wanted = None if prefer is None else _preference(op, shape, prefer)
-    initial_u = initial_v = None
-    if initial_duals is not None:
-        initial_u, initial_v = _duals(op, shape, initial_duals)
-    u = np.empty((*view.batch_shape, view.rows))
-    v = np.empty((*view.batch_shape, view.cols))
-    margins = np.empty((*view.batch_shape, view.rows))
-    regret = np.empty((*view.batch_shape, view.rows)) if regrets else None
-    cols, reports = _solve(
-        op,
-        view,
-        maximize=bool(maximize),
-        prefer=wanted,
-        initial_u=initial_u,
-        initial_v=initial_v,
-        max_gap=float(max_gap),
-        u=u,
-        v=v,
-        margins=margins,
-        regrets=regret,
-    )
-    objective, gap, grid, moved, moved_by, rows_read, visits, paths = _scalars(view, reports)
-    return Assignment(
-        cols=_like(view, cols),
-        objective=objective,
-        u=_like(view, u),
-        v=_like(view, v),
-        gap=gap,
-        margins=_like(view, margins),
-        regrets=None if regret is None else _like(view, regret),
-        grid=grid,
-        moved=moved,
-        moved_by=moved_by,
-        rows_read=rows_read,
-        list_visits=visits,
-        augmentations=paths,
-    )
+    problem = pose(op, cost, prefer=prefer, initial_duals=initial_duals, regrets=regrets)
+    solve(op, [problem], maximize=bool(maximize), keep=prefer is not None, max_gap=float(max_gap))
+    return _from_host(problem)
 
 
 def solve_together(
-    costs: Sequence[torch.Tensor], *, maximize: bool, prefer: Sequence[torch.Tensor]
+    costs: Sequence[torch.Tensor],
+    *,
+    maximize: bool,
+    prefer: Sequence[torch.Tensor],
+    initial_duals: Sequence[tuple[torch.Tensor, torch.Tensor] | None] | None = None,
 ) -> list[Assignment]:
     """Solve problems of any sizes, each as `solve_assignment` does with ``ties="keep"``.
 
@@ -284,19 +267,55 @@ def solve_together(
     costs : sequence of Tensor, (..., rows, cols) each
     maximize : bool
     prefer : sequence of int64 Tensor, (..., rows) each
+    initial_duals : sequence of (u, v) or None, optional
+        Duals to start from, of those problems that have some.
 
     Notes
     -----
-    Those that lie on a CUDA device and that the placement rule leaves there are solved in one call.
+    Those that lie on a CUDA device and that the placement rule leaves there are solved in one call,
+    and the others in one that shares them among the threads.
     """
+    op = "solve_assignment"
+    duals = initial_duals or [None] * len(costs)
     prefer = [wanted.to(cost.device) for wanted, cost in zip(prefer, costs, strict=True)]
-    placed = placement.solve_placed(costs, maximize=maximize, prefer=prefer)
-    return [
-        solve_assignment(cost, maximize=maximize, ties="keep", prefer=wanted)
+    hints = None
+    if any(known is not None for known in duals):
+        # A start from 0 is as good as any.
+        hints = [
+            cost.new_zeros((*cost.shape[:-2], cost.shape[-1]), dtype=torch.float64)
+            if known is None
+            else known[1].to(cost.device)
+            for known, cost in zip(duals, costs, strict=True)
+        ]
+    placed = placement.solve_placed(costs, maximize=maximize, prefer=prefer, initial_v=hints)
+    hosted = {
+        k: pose(op, costs[k], prefer=prefer[k], initial_duals=duals[k])
+        for k, here in enumerate(placed)
         if here is None
-        else _from_device("solve_assignment", cost.shape, here, maximize=maximize)
-        for cost, wanted, here in zip(costs, prefer, placed, strict=True)
+    }
+    solve(op, list(hosted.values()), maximize=maximize, keep=True)
+    return [
+        _from_host(hosted[k])
+        if here is None
+        else _from_device(op, costs[k].shape, here, maximize=maximize)
+        for k, here in enumerate(placed)
     ]
+
+
+def _plain_array(cost: Any) -> NDArray[Any] | None:
+    """Return an array, or a tensor that is one in the processor's memory, as such an array."""
+    if type(cost) is np.ndarray:
+        return cost
+    if (
+        type(cost) is torch.Tensor
+        and cost.dtype in (torch.float32, torch.float64)
+        and cost.is_cpu
+        and cost.layout is torch.strided
+        and not (cost.requires_grad or cost.is_neg())
+        and not torch._C._functorch.is_functorch_wrapped_tensor(cost)
+    ):
+        return cost.numpy()
+    return None
 
 
 def _pairs(
@@ -310,73 +329,33 @@ def _pairs(
     return chosen, np.take_along_axis(cols, chosen, axis=-1)
 
 
-def _solve(
-    op: str,
-    view: CostView,
-    *,
-    maximize: bool,
-    prefer: NDArray[np.int64] | None = None,
-    initial_u: NDArray[np.float64] | None = None,
-    initial_v: NDArray[np.float64] | None = None,
-    max_gap: float = 0.0,
-    u: NDArray[np.float64] | None = None,
-    v: NDArray[np.float64] | None = None,
-    margins: NDArray[np.float64] | None = None,
-    regrets: NDArray[np.float64] | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    cols = np.empty((*view.batch_shape, view.rows), dtype=np.int64)
-    reports = np.empty((*view.batch_shape, 8))
-    status, problem, row, col = _core.solve_assignments(
-        view.address,
-        view.float64,
-        view.batch,
-        view.batch_stride,
-        view.rows,
-        view.cols,
-        view.row_stride,
-        view.col_stride,
-        maximize,
-        prefer is not None,
-        prefer,
-        initial_u,
-        initial_v,
-        max_gap,
-        torch.get_num_threads(),
-        cols,
-        reports,
-        u,
-        v,
-        margins,
-        regrets,
+def _from_host(problem: Problem) -> Assignment:
+    view = problem.view
+    objective, gap, grid, moved, moved_by, rows_read, visits, paths = _scalars(
+        view, problem.reports
     )
-    if status:
-        _raise(op, bool(view.batch_shape), maximize, status, problem, row, col)
-    return cols, reports
-
-
-def _raise(
-    op: str, batched: bool, maximize: bool, status: int, problem: int, row: int, col: int
-) -> None:
-    where = f" in problem {problem} of the batch" if batched else ""
-    if status == _INVALID:
-        wrong = "+inf" if maximize else "-inf"
-        raise ValueError(
-            f"[{op}] cost contains invalid numeric entries: expected neither NaN nor {wrong}, "
-            f"found one first at row {row}, column {col}{where}"
-        )
-    if status == _INFEASIBLE:
-        raise ValueError(
-            f"[{op}] cost matrix is infeasible{where}: the infinite entries leave no complete "
-            "assignment; give some forbidden pairs a finite cost"
-        )
-    raise KeyboardInterrupt
+    return Assignment(
+        cols=like(view, problem.cols),
+        objective=objective,
+        u=like(view, problem.u),
+        v=like(view, problem.v),
+        gap=gap,
+        margins=like(view, problem.margins),
+        regrets=like(view, problem.regrets),
+        grid=grid,
+        moved=moved,
+        moved_by=moved_by,
+        rows_read=rows_read,
+        list_visits=visits,
+        augmentations=paths,
+    )
 
 
 def _from_device(
     op: str, shape: torch.Size, placed: placement.Placed, *, maximize: bool
 ) -> Assignment:
     if placed.failure[0]:
-        _raise(op, len(shape) > 2, maximize, *placed.failure)
+        raise_failure(op, len(shape) > 2, maximize, *placed.failure)
     batch, solution = shape[:-2], placed.solution
     objective = device.objective(placed.matrices, solution.cols).reshape(batch)
     gap, grid, moved, moved_by, paths, scanned = solution.reports.T.reshape(-1, *batch)
@@ -401,56 +380,12 @@ def _from_device(
     )
 
 
-def _like(view: CostView, array: NDArray[Any]) -> Any:
-    if view.device is None:
-        return array
-    tensor = torch.from_numpy(array)
-    return tensor if view.device.type == "cpu" else tensor.to(view.device)
-
-
 def _scalars(view: CostView, reports: NDArray[np.float64]) -> list[Any]:
     counts = (3, 5, 6, 7)
     if view.batch_shape == _NO_BATCH:
         return [int(x) if k in counts else x for k, x in enumerate(reports.tolist())]
     columns = np.moveaxis(reports, -1, 0)
     return [
-        _like(view, np.ascontiguousarray(column, dtype=np.int64 if k in counts else np.float64))
+        like(view, np.ascontiguousarray(column, dtype=np.int64 if k in counts else np.float64))
         for k, column in enumerate(columns)
     ]
-
-
-def _to_numpy(values: Any) -> NDArray[Any]:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-
-
-def _check_shape(op: str, expected: tuple[int, ...], name: str, array: NDArray[Any]) -> None:
-    if array.shape != expected:
-        raise ValueError(f"[{op}] expected {name} of shape {expected}, got {array.shape}")
-
-
-def _preference(op: str, shape: tuple[int, ...], prefer: Any) -> NDArray[np.int64]:
-    array = _to_numpy(prefer)
-    _check_shape(op, tuple(shape[:-1]), "prefer", array)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"[{op}] expected prefer of an integer dtype, got {array.dtype}")
-    if array.size and not (array.min() >= -1 and array.max() < shape[-1]):
-        raise ValueError(f"[{op}] expected prefer within -1..{shape[-1] - 1}")
-    return np.ascontiguousarray(array, dtype=np.int64)
-
-
-def _duals(
-    op: str, shape: Sequence[int], given: tuple[Any, Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    (*batch, rows, cols) = shape
-    return _dual(op, (*batch, rows), "u", given[0]), _dual(op, (*batch, cols), "v", given[1])
-
-
-def _dual(op: str, shape: tuple[int, ...], name: str, values: Any) -> NDArray[np.float64]:
-    array = _to_numpy(values)
-    _check_shape(op, shape, f"initial dual {name}", array)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"[{op}] expected real initial duals, got dtype {array.dtype}")
-    array = np.ascontiguousarray(array, dtype=np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"[{op}] expected finite initial duals, got a NaN or infinity in {name}")
-    return array

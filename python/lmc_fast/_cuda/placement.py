@@ -20,8 +20,8 @@ class Placement:
 
     The matrices have to lie on the GPU. One block solves one problem, so a single problem uses one
     multiprocessor and the host's list method is faster; the GPU gains where a launch has many.
-    Activation matching sends all groups of a network in one call; weight matching solves one group
-    at a time, each from the duals of the sweep before, so its problems are single ones. Duals to
+    Activation matching sends all groups of a network in one call, weight matching those that do not
+    wait for each other, which are seldom more than four. Duals to
     start from and a gap to stop at make no difference to the rule: the kernel takes the first, and
     always goes on to the optimum.
     The numbers are estimates from counted steps, to be replaced by those of ``bench gpu``.

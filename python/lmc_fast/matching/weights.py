@@ -10,7 +10,7 @@ from operator import is_
 import torch
 from torch import Tensor
 
-from lmc_fast.assignment import Assignment, solve_assignment
+from lmc_fast.assignment import Assignment, solve_together
 from lmc_fast.matching.families import weight_pieces
 from lmc_fast.matching.objective import WeightProblem, weight_objective
 from lmc_fast.matching.places import Products, add_products, new_similarity, row_index
@@ -105,6 +105,7 @@ def descend(
                     due.append(state)
                     solved_at[state.group] = seen
             add_products([update for state in due for update in state.updates(permutation)])
+            _assign([state for state in due if isinstance(state, _GroupState)], permutation)
             for state in due:
                 if state.step(permutation):
                     for member in state.members:
@@ -150,7 +151,7 @@ class _State(ABC):
 
     @abstractmethod
     def step(self, permutation: Permutation) -> bool:
-        """Solve given the other groups; move if the objective rises, and say so."""
+        """Move if the objective rises given the other groups, and say so."""
 
     def take_gain(self) -> float:
         """Return what the objective rose by since the last call."""
@@ -168,6 +169,7 @@ class _GroupState(_State):
         self.duals: tuple[Tensor, Tensor] | None = None
         first = self.entries[0]
         self.units = torch.arange(first.units, device=first.a.device)
+        self.target = self.units
         self.most_changed = (1 - START_OVER) * sum(entry.size for entry in self.entries)
 
     def updates(self, permutation: Permutation) -> list[tuple[Tensor, list[Products]]]:
@@ -177,19 +179,14 @@ class _GroupState(_State):
             products = [Products(e, b_rows=self.rows[i]) for i, e in enumerate(self.entries)]
         return [(self.similarity, products)]
 
-    def step(self, permutation: Permutation) -> bool:
-        similarity, current = self.similarity, permutation[self.group]
-        assignment = solve_assignment(
-            similarity,
-            maximize=True,
-            initial_duals=self.duals,
-            ties="keep",
-            prefer=current,
-        )
-        self.assignment = assignment
-        target = assignment.cols
-        moved = len(target) - torch.eq(target, current).sum().item()
+    def assign(self, assignment: Assignment, current: Tensor) -> None:
+        """Take the optimum of the similarity matrix, to move to from `current`."""
+        self.assignment, self.target = assignment, assignment.cols
+        moved = len(current) - torch.eq(self.target, current).sum().item()
         self.duals = (assignment.u, assignment.v) if moved <= WARM * len(current) else None
+
+    def step(self, permutation: Permutation) -> bool:
+        similarity, current, target = self.similarity, permutation[self.group], self.target
         pairs = similarity.gather(1, torch.stack((self.units, current, target), 1)).double()
         identity, before, after = pairs.sum(0).tolist()
         self.identity = identity / len(target)
@@ -275,6 +272,19 @@ class _FamilyState(_State):
         self.gain += trial - value
         self.matched = found.matched
         return True
+
+
+def _assign(states: Sequence[_GroupState], permutation: Permutation) -> None:
+    """Solve the assignments of groups that do not wait for each other, in one call."""
+    current = [permutation[state.group] for state in states]
+    found = solve_together(
+        [state.similarity for state in states],
+        maximize=True,
+        prefer=current,
+        initial_duals=[state.duals for state in states],
+    )
+    for state, assignment, now in zip(states, found, current, strict=True):
+        state.assign(assignment, now)
 
 
 def _rounds(order: Sequence[_State]) -> list[list[_State]]:
