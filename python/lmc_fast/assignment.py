@@ -279,7 +279,8 @@ def solve_together(
     duals = initial_duals or [None] * len(costs)
     prefer = [wanted.to(cost.device) for wanted, cost in zip(prefer, costs, strict=True)]
     hints = None
-    if any(known is not None for known in duals):
+    on_device = any(placement.launcher_of(cost) is not None for cost in costs)
+    if on_device and any(known is not None for known in duals):
         # A start from 0 is as good as any.
         hints = [
             cost.new_zeros((*cost.shape[:-2], cost.shape[-1]), dtype=torch.float64)
