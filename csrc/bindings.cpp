@@ -23,6 +23,7 @@
 #include "cuda_driver.hpp"
 #include "inner_products_cpu.hpp"
 #include "instruction_set.hpp"
+#include "matched_sums.hpp"
 #include "parallel.hpp"
 #include "relu_network_cpu.hpp"
 #include "similarity_cpu.hpp"
@@ -386,8 +387,8 @@ template <class T> lmc::UnitRows<T> unit_rows(std::uintptr_t address, const Stri
 using ProductSum = std::tuple<std::uintptr_t, Strides, std::uintptr_t, Strides, std::int64_t,
                               std::int64_t, std::uintptr_t, std::uintptr_t, std::uintptr_t>;
 
-// Sums, address and units of the matrix they are added to.
-using SimilarityUpdate = std::tuple<std::vector<ProductSum>, std::uintptr_t, std::int64_t>;
+// Sums, address and units of the matrix they are added to, and whether it starts from 0.
+using SimilarityUpdate = std::tuple<std::vector<ProductSum>, std::uintptr_t, std::int64_t, bool>;
 
 template <class T>
 void add_products(const std::vector<SimilarityUpdate> &updates, int instruction_set, int threads) {
@@ -395,7 +396,7 @@ void add_products(const std::vector<SimilarityUpdate> &updates, int instruction_
   {
     const nb::gil_scoped_release release;
     std::vector<lmc::SimilarityUpdate<T>> compiled;
-    for (const auto &[sums, similarity, units] : updates) {
+    for (const auto &[sums, similarity, units, afresh] : updates) {
       std::vector<lmc::ProductSum<T>> products;
       for (const auto &[a, a_strides, b, b_strides, rows, block, rows_a, rows_b, rows_last] :
            sums) {
@@ -404,7 +405,7 @@ void add_products(const std::vector<SimilarityUpdate> &updates, int instruction_
                             reinterpret_cast<const std::int64_t *>(rows_b),
                             reinterpret_cast<const std::int64_t *>(rows_last)});
       }
-      compiled.push_back({std::move(products), units, reinterpret_cast<T *>(similarity)});
+      compiled.push_back({std::move(products), units, reinterpret_cast<T *>(similarity), afresh});
     }
     lmc::add_products(compiled, instruction_set, threads, [&poll] { return poll(); });
   }
@@ -430,6 +431,24 @@ void row_inner_products(const std::vector<RowProducts> &tensors, const Array<dou
     out += rows;
   }
   lmc::row_inner_products(products, threads);
+}
+
+template <class T>
+std::tuple<double, double, double, double, std::int64_t>
+matched_sums(std::uintptr_t similarity, std::int64_t units, std::uintptr_t current,
+             std::uintptr_t target) {
+  const lmc::MatchedSums sums = lmc::matched_sums(reinterpret_cast<const T *>(similarity), units,
+                                                  reinterpret_cast<const std::int64_t *>(current),
+                                                  reinterpret_cast<const std::int64_t *>(target));
+  return {sums.identity, sums.before, sums.after, sums.magnitude, sums.moved};
+}
+
+// `found` has three rows as long as the lists.
+std::int64_t changed_rows(std::uintptr_t rows, std::uintptr_t last,
+                          const Array<std::int64_t> &found) {
+  return lmc::changed_rows(reinterpret_cast<const std::int64_t *>(rows),
+                           reinterpret_cast<const std::int64_t *>(last),
+                           static_cast<std::int64_t>(found.shape(1)), found.data());
 }
 
 } // namespace
@@ -461,6 +480,12 @@ NB_MODULE(_core, m) {
         nb::arg("sums").noconvert(), nb::arg("threads"));
   m.def("row_inner_products_float64", &row_inner_products<double>, nb::arg("tensors"),
         nb::arg("sums").noconvert(), nb::arg("threads"));
+  m.def("matched_sums_float32", &matched_sums<float>, nb::arg("similarity"), nb::arg("units"),
+        nb::arg("current"), nb::arg("target"));
+  m.def("matched_sums_float64", &matched_sums<double>, nb::arg("similarity"), nb::arg("units"),
+        nb::arg("current"), nb::arg("target"));
+  m.def("changed_rows", &changed_rows, nb::arg("rows"), nb::arg("last"),
+        nb::arg("found").noconvert());
   m.def("cross_entropy", &cross_entropy, nb::arg("logits").noconvert(),
         nb::arg("labels").noconvert(), nb::arg("loss").noconvert(), nb::arg("wrong").noconvert(),
         nb::arg("sums").noconvert(), nb::arg("threads"));

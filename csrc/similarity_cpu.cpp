@@ -176,6 +176,9 @@ bool add_products(const std::vector<SimilarityUpdate<T>> &updates, int instructi
   for (const SimilarityUpdate<T> &update : updates) {
     const Division<T> &division = divisions.emplace_back(update, depth, std::max(1, threads));
     begins.push_back(begins.back() + division.pieces());
+    if (update.afresh && division.pieces() == 0) {
+      std::fill_n(update.similarity, update.units * update.units, T{0});
+    }
     width = std::max(width, std::min(division.width(), block_columns));
   }
   threads = static_cast<int>(std::clamp<std::int64_t>(begins.back(), 1, std::max(1, threads)));

@@ -32,11 +32,12 @@ template <class T> struct ProductSum {
   const std::int64_t *rows_last;
 };
 
-// Sums to add to element (i, j) of a (units, units) row-major matrix.
+// Sums to add to element (i, j) of a (units, units) row-major matrix, or to 0 where `afresh`.
 template <class T> struct SimilarityUpdate {
   std::vector<ProductSum<T>> sums;
   std::int64_t units;
   T *similarity;
+  bool afresh;
 };
 
 // Adds up to different matrices. An element is summed in one order whatever the number of threads;

@@ -87,8 +87,8 @@ private:
 template <class T> class Division {
 public:
   Division(const SimilarityUpdate<T> &update, std::int64_t depth, int threads)
-      : alone_(threads == 1), units_(update.units), matrix_(update.similarity),
-        slices_(slices_of(update.sums, depth)) {
+      : alone_(threads == 1), afresh_(update.afresh), units_(update.units),
+        matrix_(update.similarity), slices_(slices_of(update.sums, depth)) {
     const auto count = static_cast<std::int64_t>(slices_.size());
     const auto wanted = static_cast<double>(units_ <= most_units_in_parts ? 1 : threads);
     const auto down = static_cast<std::int64_t>(std::sqrt(wanted));
@@ -118,14 +118,14 @@ public:
     const std::int64_t strips = (units_ + width_ - 1) / width_;
     const std::int64_t row = piece / parts_ / strips * height_;
     const std::int64_t column = piece / parts_ % strips * width_;
-    // The first part is added to the matrix itself.
+    // The first part goes to the matrix itself.
     std::vector<T> *const own = part == 0 ? nullptr : &buffers.take(units_ * units_);
     const Task<T> task{
         slices_.data() + begin_of(part),
         slices_.data() + begin_of(part + 1),
         slices_.data() + (alone_ ? begin_of(parts_) : begin_of(part + 1)),
         {row, std::min(row + height_, units_), column, std::min(column + width_, units_)},
-        {own ? own->data() : matrix_, units_, part == 0},
+        {own ? own->data() : matrix_, units_, part == 0 && !afresh_},
         packed_a,
         packed_b};
     if (!work(task, interrupted)) {
@@ -162,7 +162,7 @@ private:
     }
   }
 
-  bool alone_;
+  bool alone_, afresh_;
   std::int64_t units_;
   T *matrix_;
   std::vector<Slice<T>> slices_;

@@ -11,12 +11,16 @@ import lmc_fast._core as _core
 import numpy as np
 import pytest
 import torch
-from lmc_fast.matching.places import (
+from lmc_fast.matching.places import Place, Unfolded
+from lmc_fast.matching.sums import (
     Pairing,
-    Place,
     Products,
-    Unfolded,
+    Update,
+    _changed_rows,
+    _matched_sums,
     add_products,
+    changed_rows,
+    matched_sums,
     row_inner_products,
 )
 
@@ -72,15 +76,29 @@ def test_products_equal_the_sum_in_float64(shape, dtype, layout, monkeypatch):
     ]
     tolerance = 32 * torch.finfo(dtype).eps * (rows * block) ** 0.5
     for case in cases:
-        expected = 1 + reference(a, b, *(case.get(name) for name in ("a_rows", "b_rows", "last")))
+        expected = reference(a, b, *(case.get(name) for name in ("a_rows", "b_rows", "last")))
         for instruction_set in range(_core.best_instruction_set + 1):
             monkeypatch.setattr(_core, "best_instruction_set", instruction_set)
-            similarity = torch.ones(units, units, dtype=dtype)
-            add_products([(similarity, [Products(entry, **case)])])
-            torch.testing.assert_close(
-                similarity.double(), expected, rtol=tolerance, atol=tolerance
-            )
+            for afresh, before in ((False, 1.0), (True, torch.nan)):
+                similarity = torch.full((units, units), before, dtype=dtype)
+                add_products([Update(similarity, [Products(entry, **case)], afresh)])
+                torch.testing.assert_close(
+                    similarity.double(),
+                    expected if afresh else before + expected,
+                    rtol=tolerance,
+                    atol=tolerance,
+                )
         monkeypatch.undo()
+
+
+def test_no_products_leave_a_matrix_as_it_is_or_zero():
+    entry = Unfolded(Place("w", "g", 0, 0, 0), torch.ones(5, 3, 2), torch.ones(5, 3, 2), ("h",))
+    nothing = torch.zeros(0, dtype=torch.int64)
+    for products in ([], [Products(entry, nothing, nothing)]):
+        for afresh, expected in ((False, 7.0), (True, 0.0)):
+            similarity = torch.full((5, 5), 7.0)
+            add_products([Update(similarity, products, afresh)])
+            assert (similarity == expected).all()
 
 
 @pytest.mark.parametrize("instruction_set", range(_core.best_instruction_set + 1))
@@ -90,10 +108,10 @@ def test_products_depend_on_neither_threads_nor_company(instruction_set):
     def update(units, rows):
         shape = (units, rows, 9)
         a, b = (arranged(shape, "units first", torch.float32, seed) for seed in (3, 4))
-        similarity = np.zeros((units, units), dtype=np.float32)
+        similarity = np.full((units, units), np.nan, dtype=np.float32)
         kept.extend((a, b, similarity))
         sums = (a.data_ptr(), a.stride(), b.data_ptr(), b.stride(), rows, 9, 0, 0, 0)
-        return similarity, ([sums, sums], similarity.ctypes.data, units)
+        return similarity, ([sums, sums], similarity.ctypes.data, units, True)
 
     shapes = [(200, 200), (7, 40), (530, 40), (64, 400)]
     alone = []
@@ -118,7 +136,7 @@ def test_an_interrupt_stops_the_products():
     timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            add_products([(torch.zeros(1024, 1024), [Products(entry, many, many)])])
+            add_products([Update(torch.zeros(1024, 1024), [Products(entry, many, many)], False)])
     finally:
         signal.signal(signal.SIGINT, before)
     assert time.perf_counter() - start < 5
@@ -141,3 +159,36 @@ def test_row_inner_products_equal_those_in_float64(shape, dtype):
             torch.testing.assert_close(
                 found, expected, rtol=0, atol=40 * scale * torch.finfo(dtype).eps
             )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("units", [1, 2, 300])
+def test_matched_sums_are_those_of_a_plain_loop(units, dtype):
+    generator = torch.Generator().manual_seed(6)
+    similarity = torch.randn(units, units, generator=generator).to(dtype)
+    current, target = (torch.randperm(units, generator=generator) for _ in range(2))
+    target[: units // 2] = current[: units // 2]
+    rows, exact = range(units), similarity.double()
+    expected = (
+        sum(exact[i, i].item() for i in rows),
+        sum(exact[i, current[i]].item() for i in rows),
+        sum(exact[i, target[i]].item() for i in rows),
+        sum(abs(exact[i, target[i]].item()) for i in rows),
+    )
+    for found in (f(similarity, current, target) for f in (matched_sums, _matched_sums)):
+        np.testing.assert_allclose(found[:4], expected, rtol=1e-12, atol=1e-12)
+        assert found.moved == sum(int(current[i] != target[i]) for i in rows)
+
+
+def test_changed_rows_are_those_that_differ():
+    generator = torch.Generator().manual_seed(7)
+    rows, last = (torch.randint(3, (50,), generator=generator) for _ in range(2))
+    for other in (last, rows):
+        differing = [k for k in range(50) if rows[k] != other[k]]
+        for find in (changed_rows, _changed_rows):
+            where, now, before = find(rows, other)
+            assert where.tolist() == differing
+            assert torch.equal(now, rows[differing])
+            assert torch.equal(before, other[differing])
+    for find in (changed_rows, _changed_rows):
+        assert find(rows, rows + 1)[0] is None

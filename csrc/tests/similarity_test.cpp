@@ -61,7 +61,8 @@ int main() {
         updates.push_back({{{left, right, rows, block, nullptr, order.data(), nullptr},
                             {left, right, rows, block, order.data(), order.data(), last.data()}},
                            n,
-                           found.back().data()});
+                           found.back().data(),
+                           set % 2 == 0});
       }
       lmc::add_products(updates, set, threads, [] { return false; });
       for (const lmc::SimilarityUpdate<float> &update : updates) {

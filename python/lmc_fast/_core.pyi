@@ -110,10 +110,10 @@ best_instruction_set: int
 _Sum = tuple[int, tuple[int, ...], int, tuple[int, ...], int, int, int, int, int]
 
 def add_products_float32(
-    updates: list[tuple[list[_Sum], int, int]], instruction_set: int, threads: int
+    updates: list[tuple[list[_Sum], int, int, bool]], instruction_set: int, threads: int
 ) -> None: ...
 def add_products_float64(
-    updates: list[tuple[list[_Sum], int, int]], instruction_set: int, threads: int
+    updates: list[tuple[list[_Sum], int, int, bool]], instruction_set: int, threads: int
 ) -> None: ...
 def row_inner_products_float32(
     tensors: list[tuple[int, int, int, int, int, int, int]],
@@ -125,3 +125,10 @@ def row_inner_products_float64(
     sums: NDArray[np.float64],
     threads: int,
 ) -> None: ...
+def matched_sums_float32(
+    similarity: int, units: int, current: int, target: int
+) -> tuple[float, float, float, float, int]: ...
+def matched_sums_float64(
+    similarity: int, units: int, current: int, target: int
+) -> tuple[float, float, float, float, int]: ...
+def changed_rows(rows: int, last: int, found: NDArray[np.int64]) -> int: ...

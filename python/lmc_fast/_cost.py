@@ -27,6 +27,11 @@ class CostView(NamedTuple):
     device: torch.device | None
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """(..., rows, cols)."""
+        return (*self.batch_shape, self.rows, self.cols)
+
+    @property
     def batch(self) -> int:
         """Number of matrices."""
         size = 1

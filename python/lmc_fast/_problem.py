@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 import lmc_fast._core as _core
-from lmc_fast._cost import CostView, view_cost
+from lmc_fast._cost import CostView
 
 _INFEASIBLE, _INVALID = 1, 2
 
@@ -41,38 +41,33 @@ class Problem:
 
 
 def pose(
-    op: str,
-    cost: Any,
+    view: CostView,
     *,
-    prefer: Any = None,
-    initial_duals: tuple[Any, Any] | None = None,
+    prefer: NDArray[np.int64] | None = None,
+    initial_duals: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
     certified: bool = True,
     regrets: bool = False,
 ) -> Problem:
-    """Check a cost matrix and what comes with it for the public call `op`.
+    """Make room for the answers to the matrices of a view.
 
     Parameters
     ----------
-    op : str
-    cost : array_like or Tensor (..., rows, cols)
-    prefer : int array_like or Tensor (..., rows), optional
-    initial_duals : (u, v), optional
+    view : CostView
+    prefer, initial_duals : as in `Problem`, optional
     certified, regrets : bool
         Whether duals and margins are wanted, and regrets.
     """
-    view = view_cost(op, cost)
-    batch = view.batch_shape
-    shape = (*batch, view.rows, view.cols)
+    batch, by_row, by_col = view.batch_shape, view.shape[:-1], (*view.batch_shape, view.cols)
     return Problem(
         view,
-        np.empty(shape[:-1], dtype=np.int64),
+        np.empty(by_row, dtype=np.int64),
         np.empty((*batch, 8)),
-        None if prefer is None else checked_preference(op, shape, prefer),
-        None if initial_duals is None else checked_duals(op, shape, initial_duals),
-        np.empty(shape[:-1]) if certified else None,
-        np.empty((*batch, view.cols)) if certified else None,
-        np.empty(shape[:-1]) if certified else None,
-        np.empty(shape[:-1]) if regrets else None,
+        prefer,
+        initial_duals,
+        np.empty(by_row) if certified else None,
+        np.empty(by_col) if certified else None,
+        np.empty(by_row) if certified else None,
+        np.empty(by_row) if regrets else None,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 import lmc_fast._core as _core
-from lmc_fast._cost import CostView
+from lmc_fast._cost import CostView, view_cost
 from lmc_fast._cuda import assignment as device
 from lmc_fast._cuda import placement
 from lmc_fast._problem import (
@@ -142,9 +142,9 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
         width = min(cost.shape[-2:])
         paired = chosen.lt(0).byte().argsort(dim=-1, stable=True)[..., :width]
         return paired, chosen.gather(-1, paired)
-    problem = pose("linear_sum_assignment", cost, certified=False)
+    view = view_cost("linear_sum_assignment", cost)
+    problem = pose(view, certified=False)
     solve("linear_sum_assignment", [problem], maximize=bool(maximize))
-    view = problem.view
     rows, cols = _pairs(problem.cols, view.rows, view.cols)
     return like(view, rows), like(view, cols)
 
@@ -248,7 +248,15 @@ def solve_assignment(
         )
         if placed is not None:
             return _from_device(op, cost.shape, placed, maximize=bool(maximize))
-    problem = pose(op, cost, prefer=prefer, initial_duals=initial_duals, regrets=regrets)
+    view = view_cost(op, cost)
+    problem = pose(
+        view,
+        prefer=None if prefer is None else checked_preference(op, view.shape, prefer),
+        initial_duals=None
+        if initial_duals is None
+        else checked_duals(op, view.shape, initial_duals),
+        regrets=regrets,
+    )
     solve(op, [problem], maximize=bool(maximize), keep=prefer is not None, max_gap=float(max_gap))
     return _from_host(problem)
 
@@ -267,8 +275,9 @@ def solve_together(
     costs : sequence of Tensor, (..., rows, cols) each
     maximize : bool
     prefer : sequence of int64 Tensor, (..., rows) each
+        Columns from 0 on; like the duals not checked.
     initial_duals : sequence of (u, v) or None, optional
-        Duals to start from, of those problems that have some.
+        Finite duals to start from, of those problems that have some.
 
     Notes
     -----
@@ -277,21 +286,16 @@ def solve_together(
     """
     op = "solve_assignment"
     duals = initial_duals or [None] * len(costs)
-    prefer = [wanted.to(cost.device) for wanted, cost in zip(prefer, costs, strict=True)]
-    hints = None
-    on_device = any(placement.launcher_of(cost) is not None for cost in costs)
-    if on_device and any(known is not None for known in duals):
-        # A start from 0 is as good as any.
-        hints = [
-            cost.new_zeros((*cost.shape[:-2], cost.shape[-1]), dtype=torch.float64)
-            if known is None
-            else known[1].to(cost.device)
-            for known, cost in zip(duals, costs, strict=True)
-        ]
-    placed = placement.solve_placed(costs, maximize=maximize, prefer=prefer, initial_v=hints)
+    placed = _placed(costs, maximize, prefer, duals)
     hosted = {
-        k: pose(op, costs[k], prefer=prefer[k], initial_duals=duals[k])
-        for k, here in enumerate(placed)
+        k: pose(
+            view_cost(op, costs[k]),
+            prefer=np.ascontiguousarray(prefer[k].cpu().numpy(), _INT64),
+            initial_duals=None
+            if known is None
+            else (known[0].cpu().numpy(), known[1].cpu().numpy()),
+        )
+        for k, (here, known) in enumerate(zip(placed, duals, strict=True))
         if here is None
     }
     solve(op, list(hosted.values()), maximize=maximize, keep=True)
@@ -301,6 +305,28 @@ def solve_together(
         else _from_device(op, costs[k].shape, here, maximize=maximize)
         for k, here in enumerate(placed)
     ]
+
+
+def _placed(
+    costs: Sequence[torch.Tensor],
+    maximize: bool,
+    prefer: Sequence[torch.Tensor],
+    duals: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
+) -> Sequence[placement.Placed | None]:
+    """Solve what belongs on a device there; None for all else."""
+    if all(placement.launcher_of(cost) is None for cost in costs):
+        return [None] * len(costs)
+    hints = None
+    if any(known is not None for known in duals):
+        # A start from 0 is as good as any.
+        hints = [
+            cost.new_zeros((*cost.shape[:-2], cost.shape[-1]), dtype=torch.float64)
+            if known is None
+            else known[1].to(cost.device)
+            for known, cost in zip(duals, costs, strict=True)
+        ]
+    wanted = [each.to(cost.device) for each, cost in zip(prefer, costs, strict=True)]
+    return placement.solve_placed(costs, maximize=maximize, prefer=wanted, initial_v=hints)
 
 
 def _plain_array(cost: Any) -> NDArray[Any] | None:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from lmc_fast.assignment import solve_assignment
 from lmc_fast.matching.objective import WeightProblem
-from lmc_fast.matching.places import (
+from lmc_fast.matching.places import Unfolded
+from lmc_fast.matching.sums import (
     Pairing,
     Products,
-    Unfolded,
+    Update,
     add_products,
     new_similarity,
     row_inner_products,
@@ -65,7 +66,7 @@ def objective_bound(problem: WeightProblem) -> float:
     for known in exact.values():
         doubled = [replace(e, a=e.a.double(), b=e.b.double()) for e in known]
         similarity = new_similarity(doubled[0])
-        add_products([(similarity, [Products(entry) for entry in doubled])])
+        add_products([Update(similarity, [Products(entry) for entry in doubled], afresh=True)])
         if not np.isfinite(similarity.cpu().numpy()).all():
             return math.nan
         assignment = solve_assignment(similarity, maximize=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lmc_fast.gather import axis_index, gather
-from lmc_fast.matching.places import Pairing, Unfolded, places_of, row_inner_products, unfold
+from lmc_fast.matching.places import Unfolded, places_of, unfold
+from lmc_fast.matching.sums import Pairing, row_inner_products
 from lmc_fast.permutation import Permutation
 from lmc_fast.spec import PermutationSpec
 

@@ -13,8 +13,16 @@ from torch import Tensor
 from lmc_fast.assignment import Assignment, solve_together
 from lmc_fast.matching.families import weight_pieces
 from lmc_fast.matching.objective import WeightProblem, weight_objective
-from lmc_fast.matching.places import Products, add_products, new_similarity, row_index
+from lmc_fast.matching.places import row_index
 from lmc_fast.matching.structured import families_of, moved_by, solve_structured
+from lmc_fast.matching.sums import (
+    Products,
+    Update,
+    add_products,
+    changed_rows,
+    matched_sums,
+    new_similarity,
+)
 from lmc_fast.permutation import Permutation
 from lmc_fast.progress import progress_bar
 
@@ -145,8 +153,8 @@ class _State(ABC):
         self.matched = 0.0
         self.gain = 0.0
 
-    def updates(self, permutation: Permutation) -> list[tuple[Tensor, list[Products]]]:
-        """Return the products to add, with what they are added to, before the next step."""
+    def updates(self, permutation: Permutation) -> list[Update]:
+        """Return what becomes of the similarity matrix before the next step."""
         return []
 
     @abstractmethod
@@ -167,39 +175,33 @@ class _GroupState(_State):
         self.sources: dict[int, tuple[Tensor, ...]] = {}
         self.rows: dict[int, Tensor | None] = {}
         self.duals: tuple[Tensor, Tensor] | None = None
-        first = self.entries[0]
-        self.units = torch.arange(first.units, device=first.a.device)
-        self.target = self.units
         self.most_changed = (1 - START_OVER) * sum(entry.size for entry in self.entries)
 
-    def updates(self, permutation: Permutation) -> list[tuple[Tensor, list[Products]]]:
+    def updates(self, permutation: Permutation) -> list[Update]:
         products = self._changes(permutation)
-        if self.assignment is None or sum(p.size for p in products) > self.most_changed:
-            self.similarity = new_similarity(self.entries[0])
+        afresh = self.assignment is None or sum(p.size for p in products) > self.most_changed
+        if afresh:
             products = [Products(e, b_rows=self.rows[i]) for i, e in enumerate(self.entries)]
-        return [(self.similarity, products)]
-
-    def assign(self, assignment: Assignment, current: Tensor) -> None:
-        """Take the optimum of the similarity matrix, to move to from `current`."""
-        self.assignment, self.target = assignment, assignment.cols
-        moved = len(current) - torch.eq(self.target, current).sum().item()
-        self.duals = (assignment.u, assignment.v) if moved <= WARM * len(current) else None
+        return [Update(self.similarity, products, afresh)]
 
     def step(self, permutation: Permutation) -> bool:
-        similarity, current, target = self.similarity, permutation[self.group], self.target
-        pairs = similarity.gather(1, torch.stack((self.units, current, target), 1)).double()
-        identity, before, after = pairs.sum(0).tolist()
-        self.identity = identity / len(target)
-        self.matched = before / len(target)
-        scale = pairs[:, 2].abs().sum().item()
-        if after - before <= torch.finfo(similarity.dtype).eps * scale:
+        if self.assignment is None:
             return False
-        if self.group not in self.problem.quadratic:
-            permutation[self.group] = target
-            self.gain += after - before
-            self.matched = after / len(target)
-            return True
-        return self._step_quadratic(permutation, target, (pairs[:, 2] - pairs[:, 1]).cpu())
+        similarity, current = self.similarity, permutation[self.group]
+        target, units = self.assignment.cols, len(similarity)
+        sums = matched_sums(similarity, current, target)
+        self.identity = sums.identity / units
+        self.matched = sums.before / units
+        few = sums.moved <= WARM * units
+        self.duals = (self.assignment.u, self.assignment.v) if few else None
+        if sums.after - sums.before <= torch.finfo(similarity.dtype).eps * sums.magnitude:
+            return False
+        if self.group in self.problem.quadratic:
+            return self._step_quadratic(permutation, target)
+        permutation[self.group] = target
+        self.gain += sums.after - sums.before
+        self.matched = sums.after / units
+        return True
 
     def _changes(self, permutation: Permutation) -> list[Products]:
         """Note where the rows of every entry come from now, and list what that changes."""
@@ -218,18 +220,20 @@ class _GroupState(_State):
             if rows is not None and last is not None:
                 pair = (id(rows), id(last))
                 if pair not in changed:
-                    changed[pair] = _changed(rows, last)
+                    changed[pair] = changed_rows(rows, last)
                 products.append(Products(entry, *changed[pair]))
             self.sources[i], latest[i] = sources, rows
         self.rows |= latest
         return products
 
-    def _step_quadratic(self, permutation: Permutation, target: Tensor, gains: Tensor) -> bool:
+    def _step_quadratic(self, permutation: Permutation, target: Tensor) -> bool:
         """Take the whole step if the true objective rises, else those of its cycles that raise it.
 
         The assignment maximises a linearisation here, and the objective can fall along it.
         """
         start = permutation[self.group]
+        pairs = self.similarity.gather(1, torch.stack((start, target), 1)).double().cpu()
+        gains = pairs[:, 1] - pairs[:, 0]
         value = weight_objective(self.problem, permutation, self.tensors)
         tolerance = torch.finfo(gains.dtype).eps * abs(value)
         cycles = [torch.arange(len(start)), *_cycles(start, target, gains)]
@@ -276,15 +280,14 @@ class _FamilyState(_State):
 
 def _assign(states: Sequence[_GroupState], permutation: Permutation) -> None:
     """Solve the assignments of groups that do not wait for each other, in one call."""
-    current = [permutation[state.group] for state in states]
     found = solve_together(
         [state.similarity for state in states],
         maximize=True,
-        prefer=current,
+        prefer=[permutation[state.group] for state in states],
         initial_duals=[state.duals for state in states],
     )
-    for state, assignment, now in zip(states, found, current, strict=True):
-        state.assign(assignment, now)
+    for state, assignment in zip(states, found, strict=True):
+        state.assignment = assignment
 
 
 def _rounds(order: Sequence[_State]) -> list[list[_State]]:
@@ -307,14 +310,6 @@ def _rounds(order: Sequence[_State]) -> list[list[_State]]:
         moved |= dict.fromkeys(state.members, first + 1)
         read |= {m: max(read.get(m, 0), first + 1) for m in state.movers}
     return rounds
-
-
-def _changed(rows: Tensor, last: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Return where two row indices differ, None for everywhere, and both indices there."""
-    moved = torch.ne(rows, last).nonzero().squeeze(1)
-    if moved.shape == rows.shape:
-        return None, rows, last
-    return moved, rows[moved], last[moved]
 
 
 def _cycles(start: Tensor, target: Tensor, gains: Tensor) -> list[Tensor]:
