@@ -40,6 +40,7 @@ protected:
       }
     }
     rows_.reserve(n_);
+    free_.reserve(n_);
     for (std::int64_t i = 0; i < n_; ++i) {
       (is_class(classes.row_value[i]) ? class_rows_ : rows_).push_back(i);
     }

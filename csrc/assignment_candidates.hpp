@@ -22,7 +22,7 @@ template <class T> class CandidateScan {
 public:
   // Columns without a price are on no list.
   explicit CandidateScan(const RowMatrix<T> &matrix)
-      : matrix_(matrix), unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))),
+      : matrix_(matrix), unit_(static_cast<T>(power_of_two(matrix.grid.exponent))),
         rounded_(matrix.cols, std::numeric_limits<T>::infinity()), groups_(matrix.cols),
         spread_(unit_ / 64) {}
 

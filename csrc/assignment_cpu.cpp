@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "assignment.hpp"
@@ -200,7 +201,7 @@ private:
     // coarser when they did.
     for (int bits = finest_bits;; bits -= 8) {
       matrix.grid = Grid::covering(largest_, bits);
-      report_.grid = matrix.grid.restore(std::ldexp(1.0, -bits));
+      report_.grid = matrix.grid.restore(power_of_two(-bits));
       const Moved moved = count_moved(matrix, findings, interrupt_);
       report_.moved = moved.count;
       report_.moved_by = matrix.grid.restore(moved.by);
@@ -301,7 +302,7 @@ private:
   }
 
   static bool outgrew(const Grid &grid, const Certificate &certificate) {
-    return certificate.largest >= std::ldexp(1.0, 51 - grid.bits);
+    return certificate.largest >= power_of_two(51 - grid.bits);
   }
 
   template <class T>
@@ -369,11 +370,13 @@ private:
     const bool tall = matrix.rows > matrix.cols;
     const std::vector<double> &dual = tall ? certificate.u : matching.price;
     const double zero = tall ? -certificate.floor : certificate.floor;
-    std::vector<char> spare(tall ? matching.col_of.size() : matching.row_of.size());
+    std::vector<char> spare(matrix.rows == matrix.cols ? 0 : dual.size());
     for (std::size_t k = 0; k < spare.size(); ++k) {
       spare[k] = dual[k] == zero;
     }
-    std::vector<std::int64_t> cols = problem_.flipped ? matching.row_of : matching.col_of;
+    const std::vector<std::int64_t> &found = problem_.flipped ? matching.row_of : matching.col_of;
+    const std::span<std::int64_t> cols(output_.cols, found.size());
+    std::copy(found.begin(), found.end(), cols.begin());
     const std::int64_t *prefer = options_.keep ? options_.prefer : nullptr;
     // A search that stopped early has no optimum to choose among.
     if (certificate.gap == 0) {
@@ -391,7 +394,6 @@ private:
       report_.status = AssignmentStatus::interrupted;
       return;
     }
-    std::copy(cols.begin(), cols.end(), output_.cols);
     if (options_.objective) {
       report_.objective = objective_of(cost_, cols.data());
     }
@@ -401,7 +403,7 @@ private:
   // Of the rows that some optimum places elsewhere, the regret is zero.
   template <class T>
   void write_regrets(const RowMatrix<T> &matrix, const Classes &classes, const Matching &matching,
-                     const Certificate &certificate, const std::vector<std::int64_t> &cols) {
+                     const Certificate &certificate, std::span<const std::int64_t> cols) {
     const std::vector<std::int64_t> &found = problem_.flipped ? matching.row_of : matching.col_of;
     const std::vector<double> values = regrets(matrix, classes, matching, certificate,
                                                problem_.flipped, options_.threads, interrupt_);

@@ -148,7 +148,7 @@ template <class T> void CycleGraph<T>::centre(int threads, Interrupt &interrupt)
     const std::lock_guard<std::mutex> lock(merge);
     lower_columns(least.data(), in.data(), matrix_.cols);
   });
-  const double step = std::ldexp(1.0, -matrix_.grid.bits);
+  const double step = power_of_two(-matrix_.grid.bits);
   for (std::int64_t p = 0; p < pairs_; ++p) {
     double &u = u_[row(p)];
     double &price = price_[col(p)];

@@ -26,14 +26,13 @@ template <class T> class DenseSolver : public Auction<DenseSolver<T>> {
 public:
   DenseSolver(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching,
               Interrupt &interrupt, SolverWork &work)
-      : Base(matrix.cols, classes, matching, std::ldexp(1.0, -matrix.grid.bits), interrupt),
+      : Base(matrix.cols, classes, matching, power_of_two(-matrix.grid.bits), interrupt),
         matrix_(matrix), work_(work), stride_(padded(matrix.cols)),
-        unit_(static_cast<T>(std::ldexp(1.0, matrix.grid.exponent))),
+        unit_(static_cast<T>(power_of_two(matrix.grid.exponent))),
         in_float32_(std::is_same_v<T, float> && matrix.grid.leaves_float32_room()),
         rounded_(stride_), none_(class_rows_.empty() ? 0 : matrix.cols) {
-    for (std::int64_t j = 0; j < n_; ++j) {
-      set_price(j, matching.price[j]);
-    }
+    largest_price_ = round_prices(matching.price.data(), unit_, rounded_.data(), n_);
+    cover_prices(std::max(1.0, 2 * largest_price_));
   }
 
   SolverResult run(const SolverOptions &options) {

@@ -1,10 +1,12 @@
 #include "assignment_dense_rows.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
 
+#include "assignment_exact_rows.hpp"
 #include "simd.hpp"
 
 namespace lmc {
@@ -80,18 +82,9 @@ LMC_INLINE void survey_block_impl(const RowMatrix<T> &matrix, std::int64_t begin
       poison_rest + folded(poison, [](const V &a, const V &b) LMC_INLINED { return a + b; });
 }
 
-} // namespace
-
-LMC_CLONES void survey_block(const RowMatrix<float> &matrix, std::int64_t begin, std::int64_t end,
-                             RowTotals<float> &totals) {
-  survey_block_impl(matrix, begin, end, totals);
-}
-LMC_CLONES void survey_block(const RowMatrix<double> &matrix, std::int64_t begin, std::int64_t end,
-                             RowTotals<double> &totals) {
-  survey_block_impl(matrix, begin, end, totals);
-}
-
-LMC_CLONES std::int64_t others_reaching(const float *row, float sign, const float *price,
+// Writes the places but `own` where sign * row_j - price_j reaches the threshold, in any order, and
+// returns their number; -1 if that is above `most`.
+LMC_INLINE std::int64_t others_reaching(const float *row, float sign, const float *price,
                                         std::int64_t count, float threshold, std::int64_t own,
                                         std::int64_t most, std::int32_t *places) {
   constexpr std::int64_t lanes = width<float>;
@@ -135,6 +128,84 @@ LMC_CLONES std::int64_t others_reaching(const float *row, float sign, const floa
     }
   }
   return found;
+}
+
+LMC_INLINE void check_rows_impl(const RowMatrix<float> &matrix, std::int64_t begin,
+                                std::int64_t end, const PricedMatching &matching, double *best,
+                                std::uint64_t *tight) {
+  constexpr std::int64_t most = 16;
+  std::array<std::int32_t, most> places;
+  const std::int64_t words = (matrix.cols + 63) / 64;
+  const auto profit = [&](std::int64_t i, std::int64_t j)
+                          LMC_INLINED { return matrix.exact(i, j) - matching.price[j]; };
+  for (std::int64_t i = begin; i < end; ++i) {
+    const float *row = matrix.row(i);
+    const std::int64_t own = matching.col_of[i];
+    std::uint64_t *bits = tight + i * words;
+    const double level = own < 0 ? matching.row_floor : profit(i, own);
+    const std::int64_t found = others_reaching(
+        row, matrix.sign, matching.rounded, matrix.cols,
+        static_cast<float>(level - matching.error) * matching.unit, own, most, places.data());
+    if (found < 0) {
+      best[i] = std::max(level, check_row(matrix, row, matching.price, level, bits).best);
+      continue;
+    }
+    if (own >= 0) {
+      bits[own / 64] |= std::uint64_t{1} << (own % 64);
+    }
+    best[i] = level;
+    for (std::int64_t k = 0; k < found; ++k) {
+      const std::int64_t j = places[static_cast<std::size_t>(k)];
+      const double other = profit(i, j);
+      best[i] = std::max(best[i], other);
+      bits[j / 64] |= std::uint64_t{other >= level} << (j % 64);
+    }
+  }
+}
+
+template <class T>
+LMC_INLINE double round_prices_impl(const double *price, T unit, T *rounded, std::int64_t count) {
+  Doubles largest{};
+  std::int64_t j = 0;
+  for (; j + width<double> <= count; j += width<double>) {
+    const Doubles x = load(price + j);
+    for (std::int64_t k = 0; k < width<double>; ++k) {
+      rounded[j + k] = static_cast<T>(x[k]) * unit;
+    }
+    largest = larger(magnitude<double>(x), largest);
+  }
+  double most =
+      folded(largest, [](const Doubles &a, const Doubles &b) LMC_INLINED { return larger(a, b); });
+  for (; j < count; ++j) {
+    rounded[j] = static_cast<T>(price[j]) * unit;
+    most = std::max(most, std::abs(price[j]));
+  }
+  return most;
+}
+
+} // namespace
+
+LMC_CLONES void survey_block(const RowMatrix<float> &matrix, std::int64_t begin, std::int64_t end,
+                             RowTotals<float> &totals) {
+  survey_block_impl(matrix, begin, end, totals);
+}
+LMC_CLONES void survey_block(const RowMatrix<double> &matrix, std::int64_t begin, std::int64_t end,
+                             RowTotals<double> &totals) {
+  survey_block_impl(matrix, begin, end, totals);
+}
+
+LMC_CLONES void check_rows(const RowMatrix<float> &matrix, std::int64_t begin, std::int64_t end,
+                           const PricedMatching &matching, double *best, std::uint64_t *tight) {
+  check_rows_impl(matrix, begin, end, matching, best, tight);
+}
+
+LMC_CLONES double round_prices(const double *price, float unit, float *rounded,
+                               std::int64_t count) {
+  return round_prices_impl(price, unit, rounded, count);
+}
+LMC_CLONES double round_prices(const double *price, double unit, double *rounded,
+                               std::int64_t count) {
+  return round_prices_impl(price, unit, rounded, count);
 }
 
 LMC_CLONES void put_price(float *price, std::int64_t at, float value) { put(price, at, value); }

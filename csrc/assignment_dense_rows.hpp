@@ -23,11 +23,25 @@ void survey_block(const RowMatrix<float> &matrix, std::int64_t begin, std::int64
 void survey_block(const RowMatrix<double> &matrix, std::int64_t begin, std::int64_t end,
                   RowTotals<double> &totals);
 
-// Writes the places but `own` where sign * row_j - price_j reaches the threshold, in any order, and
-// returns their number; -1 if that is above `most`.
-std::int64_t others_reaching(const float *row, float sign, const float *price, std::int64_t count,
-                             float threshold, std::int64_t own, std::int64_t most,
-                             std::int32_t *places);
+// Writes unit * price, rounded, and returns the largest magnitude of a price.
+double round_prices(const double *price, float unit, float *rounded, std::int64_t count);
+double round_prices(const double *price, double unit, double *rounded, std::int64_t count);
+
+// A matching and its prices, to be checked row by row.
+struct PricedMatching {
+  const std::int64_t *col_of; // (rows,), -1 for none
+  double row_floor;           // the profit of a row without column
+  const double *price;        // (padded cols,), exactly
+  const float *rounded;       // (cols,), in the units of the matrix
+  float unit;
+  double error; // what a difference formed in float32 may be wrong by
+};
+
+// Finds the columns that could be a row's best in float32 and looks at these exactly: writes the
+// rows' best profits, at least those they have, and sets the bits of the columns that yield at
+// least what they have.
+void check_rows(const RowMatrix<float> &matrix, std::int64_t begin, std::int64_t end,
+                const PricedMatching &matching, double *best, std::uint64_t *tight);
 
 // Sets one price so that the next scan need not wait for it.
 void put_price(float *price, std::int64_t at, float value);

@@ -1,6 +1,7 @@
 #include "assignment_grid.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -62,23 +63,27 @@ Survey survey_typed(const CostMatrix &cost, bool maximize, Interrupt &interrupt)
 Grid Grid::covering(double largest, int bits) {
   Grid grid;
   grid.bits = bits;
-  if (largest > 0) {
+  if (largest >= std::numeric_limits<double>::min()) {
+    grid.exponent = static_cast<int>(std::bit_cast<std::uint64_t>(largest) >> 52) - 1022;
+  } else if (largest > 0) {
     std::frexp(largest, &grid.exponent);
   }
   // 2^1074 is not a double: the smallest denormals are scaled up in two steps.
   const int first = std::clamp(-grid.exponent, -1000, 1000);
-  grid.scale = std::ldexp(1.0, first);
-  grid.scale_rest = std::ldexp(1.0, -grid.exponent - first);
-  grid.magic = std::ldexp(1.5, 52 - bits);
+  grid.scale = power_of_two(first);
+  grid.scale_rest = power_of_two(-grid.exponent - first);
+  grid.magic = 1.5 * power_of_two(52 - bits);
   return grid;
 }
 
 double Grid::difference_error(double largest_price, double precision) const {
-  const double step = std::ldexp(1.0, -bits);
+  const double step = power_of_two(-bits);
   return (std::ceil((1 + largest_price) * 4 * precision / step) + 1) * step;
 }
 
-double Grid::restore(double x) const { return std::ldexp(x, exponent); }
+double Grid::restore(double x) const {
+  return exponent < 1024 ? x * power_of_two(exponent) : std::ldexp(x, exponent);
+}
 
 Survey survey(const CostMatrix &cost, bool maximize, Interrupt &interrupt) {
   return cost.float64 ? survey_typed<double>(cost, maximize, interrupt)

@@ -1,10 +1,19 @@
 #pragma once
 
+#include <bit>
+#include <cmath>
 #include <cstdint>
 
 #include "assignment.hpp"
 
 namespace lmc {
+
+// 2^exponent, without a call of the library where it is a normal number.
+inline double power_of_two(int exponent) {
+  const bool normal = exponent > -1023 && exponent < 1024;
+  return normal ? std::bit_cast<double>(static_cast<std::uint64_t>(exponent + 1023) << 52)
+                : std::ldexp(1.0, exponent);
+}
 
 // Fixed-point arithmetic in doubles. Entries are scaled by a power of two to at most 1 in size and
 // rounded to multiples of 2^-bits. As long as prices stay below 2^(52 - bits), every sum and

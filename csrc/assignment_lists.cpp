@@ -51,8 +51,8 @@ template <class T> class ListSolver : public Auction<ListSolver<T>> {
 public:
   ListSolver(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching,
              Interrupt &interrupt, SolverWork &work)
-      : Base(std::max(matrix.rows, matrix.cols), classes, matching,
-             std::ldexp(1.0, -matrix.grid.bits), interrupt),
+      : Base(std::max(matrix.rows, matrix.cols), classes, matching, power_of_two(-matrix.grid.bits),
+             interrupt),
         matrix_(matrix), work_(work), capacity_(list_capacity(matrix.cols)), candidates_(matrix),
         values_(matrix.rows * capacity_), cols_(matrix.rows * capacity_), sizes_(matrix.rows),
         bound_(n_, -infinity) {

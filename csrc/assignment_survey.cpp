@@ -99,7 +99,7 @@ template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt
 template <class T>
 Moved count_moved(const RowMatrix<T> &matrix, const Findings<T> &findings, Interrupt &interrupt) {
   // An entry with so many trailing bits to spare is a multiple of the grid's step.
-  const double exact = std::ldexp(1.0, matrix.grid.exponent - matrix.grid.bits) /
+  const double exact = power_of_two(matrix.grid.exponent - matrix.grid.bits) /
                        static_cast<double>(std::numeric_limits<T>::epsilon());
   Moved result{0, 0.0};
   for (std::int64_t i = 0; i < matrix.rows; ++i) {

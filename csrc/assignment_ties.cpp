@@ -31,7 +31,7 @@ bool has_one(const TightGraph &graph, std::int64_t i, const std::vector<std::uin
 // settles every row (a bipartite graph with one perfect matching has a vertex with one edge on
 // either side).
 Forced forced_rows(const TightGraph &graph, const std::vector<char> &spare,
-                   const std::vector<std::int64_t> &col_of, Interrupt &interrupt) {
+                   std::span<const std::int64_t> col_of, Interrupt &interrupt) {
   constexpr int rounds = 16;
   Forced forced{std::vector<std::uint64_t>((graph.rows + 63) / 64),
                 std::vector<std::uint64_t>(graph.words)};
@@ -67,7 +67,7 @@ Forced forced_rows(const TightGraph &graph, const std::vector<char> &spare,
 class TieBreaker {
 public:
   TieBreaker(const TightGraph &graph, Forced forced, const std::vector<char> &spare,
-             const std::int64_t *prefer, std::vector<std::int64_t> &col_of, Interrupt &interrupt)
+             const std::int64_t *prefer, std::span<std::int64_t> col_of, Interrupt &interrupt)
       : graph_(graph), transposed_(graph.transposed(interrupt)), spare_(spare), prefer_(prefer),
         col_of_(col_of), interrupt_(interrupt), row_of_(graph.cols, -1),
         fixed_(std::move(forced.cols)), seen_(graph.words, 0), fixed_rows_(std::move(forced.rows)),
@@ -333,7 +333,7 @@ private:
   const TightGraph transposed_;
   const std::vector<char> &spare_;
   const std::int64_t *prefer_;
-  std::vector<std::int64_t> &col_of_;
+  const std::span<std::int64_t> col_of_;
   Interrupt &interrupt_;
   std::vector<std::int64_t> row_of_;
   std::vector<std::uint64_t> fixed_, seen_, fixed_rows_;
@@ -348,9 +348,93 @@ private:
   bool dummy_row_seen_ = false, dummy_col_seen_ = false;
 };
 
-} // namespace
+// Square graphs of one word a row, without preferences: a set of rows or columns is a word.
+class WordTies {
+public:
+  WordTies(const TightGraph &graph, std::span<std::int64_t> col_of)
+      : bits_(graph.bits.data()), col_of_(col_of), rows_(~std::uint64_t{0} >> (64 - graph.rows)) {}
 
-namespace {
+  void lexicographic() {
+    force();
+    if (!rows_) {
+      return;
+    }
+    for (std::uint64_t left = rows_; left; left &= left - 1) {
+      const int i = std::countr_zero(left);
+      row_of_[static_cast<std::size_t>(col_of_[i])] = i;
+    }
+    for (std::uint64_t left = rows_; left; left &= left - 1) {
+      const int i = std::countr_zero(left);
+      improve(i);
+      cols_ &= ~(std::uint64_t{1} << col_of_[i]);
+    }
+  }
+
+private:
+  // Leaves the rows, and their columns, that have more than one column to go to.
+  void force() {
+    std::uint64_t before = 0;
+    for (bool up = true; rows_ && rows_ != before; up = !up) {
+      before = rows_;
+      for (std::uint64_t left = before; left;) {
+        const int i = up ? std::countr_zero(left) : 63 - std::countl_zero(left);
+        const std::uint64_t row = std::uint64_t{1} << i;
+        const std::uint64_t open = bits_[i] & cols_;
+        const bool one = (open & (open - 1)) == 0;
+        left ^= row;
+        rows_ &= ~(one ? row : 0);
+        cols_ &= ~(one ? open : 0);
+      }
+    }
+  }
+
+  // Gives row i the smallest open column from which a chain of moves leads to the one it has.
+  void improve(int i) {
+    const std::int64_t target = col_of_[i];
+    const std::uint64_t goal = std::uint64_t{1} << target;
+    std::uint64_t tried = bits_[i] & cols_ & (goal - 1);
+    std::uint64_t unseen = cols_;
+    for (; tried; tried &= tried - 1) {
+      const int source = std::countr_zero(tried);
+      std::uint64_t reached = unseen & (std::uint64_t{1} << source);
+      unseen &= ~reached;
+      while (reached) {
+        const int from = std::countr_zero(reached);
+        reached &= reached - 1;
+        const std::uint64_t next = bits_[row_of_[static_cast<std::size_t>(from)]] & unseen;
+        for (std::uint64_t left = next; left; left &= left - 1) {
+          via_[static_cast<std::size_t>(std::countr_zero(left))] = from;
+        }
+        if (next & goal) {
+          rotate(i, source);
+          return;
+        }
+        reached |= next;
+        unseen &= ~next;
+      }
+    }
+  }
+
+  // Everybody on the chain from `source` moves one step on, and row i takes `source`.
+  void rotate(int i, int source) {
+    for (auto at = static_cast<int>(col_of_[i]); at != source;) {
+      const int from = via_[static_cast<std::size_t>(at)];
+      place(row_of_[static_cast<std::size_t>(from)], at);
+      at = from;
+    }
+    place(i, source);
+  }
+
+  void place(int row, int col) {
+    col_of_[row] = col;
+    row_of_[static_cast<std::size_t>(col)] = row;
+  }
+
+  const std::uint64_t *bits_;
+  const std::span<std::int64_t> col_of_;
+  std::uint64_t rows_, cols_ = ~std::uint64_t{0}; // those that are not settled
+  std::array<int, 64> row_of_, via_;
+};
 
 // Transposes 64 x 64 bits: swaps ever smaller blocks off the diagonal (Warren, Hacker's Delight,
 // section 7-3).
@@ -390,8 +474,12 @@ TightGraph TightGraph::transposed(Interrupt &interrupt) const {
 }
 
 void canonical_optimum(const TightGraph &graph, const std::vector<char> &spare,
-                       const std::int64_t *prefer, std::vector<std::int64_t> &col_of,
+                       const std::int64_t *prefer, std::span<std::int64_t> col_of,
                        Interrupt &interrupt) {
+  if (graph.words == 1 && graph.rows == graph.cols && !prefer) {
+    WordTies(graph, col_of).lexicographic();
+    return;
+  }
   Forced forced = forced_rows(graph, spare, col_of, interrupt);
   if (forced.count == graph.rows) {
     return;

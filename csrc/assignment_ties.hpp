@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "assignment_solver.hpp"
@@ -31,7 +32,7 @@ struct TightGraph {
 // (rows < cols) or rows (rows > cols) that may be without partner. After an interrupt col_of
 // is some optimum.
 void canonical_optimum(const TightGraph &graph, const std::vector<char> &spare,
-                       const std::int64_t *prefer, std::vector<std::int64_t> &col_of,
+                       const std::int64_t *prefer, std::span<std::int64_t> col_of,
                        Interrupt &interrupt);
 
 } // namespace lmc
