@@ -1,8 +1,10 @@
 #include "assignment_certificate.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "assignment_dense_rows.hpp"
 #include "assignment_exact_rows.hpp"
@@ -36,30 +38,21 @@ std::vector<double> column_margins(std::int64_t rows, std::int64_t cols, const M
   return offer;
 }
 
-// The gap and what follows from it, once u is known.
-template <class Entry>
-void conclude(std::int64_t rows, std::int64_t cols, const Matching &matching, Margins margins,
-              const Entry &entry, Certificate &result, Interrupt &interrupt) {
+// What follows from the prices alone, and the gap of columns without partner.
+void conclude(std::int64_t rows, std::int64_t cols, const Matching &matching, double largest_price,
+              Certificate &result) {
   if (rows < cols) {
     result.floor = *std::min_element(matching.price.begin(), matching.price.begin() + cols);
+    for (std::int64_t j = 0; j < cols; ++j) {
+      if (matching.row_of[j] < 0) {
+        result.gap += matching.price[j] - result.floor;
+      }
+    }
   } else if (rows > cols) {
     result.floor = -matching.row_floor;
   }
-  result.largest = std::abs(result.floor);
-  for (std::int64_t i = 0; i < rows; ++i) {
-    const std::int64_t j = matching.col_of[i];
-    result.gap += result.u[i] - (j < 0 ? matching.row_floor : entry(i, j) - matching.price[j]);
-    result.largest = std::max(result.largest, std::abs(result.u[i]));
-  }
-  for (std::int64_t j = 0; j < cols; ++j) {
-    if (matching.row_of[j] < 0) {
-      result.gap += matching.price[j] - result.floor;
-    }
-    result.largest = std::max(result.largest, std::abs(matching.price[j]));
-  }
-  if (margins == Margins::of_columns) {
-    result.margins = column_margins(rows, cols, matching, result.u, entry, interrupt);
-  }
+  // No entry is larger than 1.
+  result.largest = 1 + std::max(std::abs(result.floor), largest_price);
 }
 
 } // namespace
@@ -69,9 +62,6 @@ Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, Margin
                     int threads, Interrupt &interrupt) {
   Certificate result;
   result.u.resize(matrix.rows);
-  if (margins != Margins::none) {
-    result.margins.resize(matrix.rows);
-  }
   result.tight = TightGraph(matrix.rows, matrix.cols);
   const double *price = matching.price.data();
   std::vector<double> padded_price;
@@ -80,56 +70,68 @@ Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, Margin
     std::copy_n(price, matrix.cols, padded_price.begin());
     price = padded_price.data();
   }
-  std::vector<float> rounded;
-  PricedMatching priced{matching.col_of.data(), matching.row_floor, price, nullptr, 1, 0};
-  if constexpr (std::is_same_v<T, float>) {
-    if (margins == Margins::none && matrix.grid.leaves_float32_room()) {
-      rounded.resize(matrix.cols);
-      priced.rounded = rounded.data();
-      priced.unit = static_cast<float>(power_of_two(matrix.grid.exponent));
-      const double largest = round_prices(price, priced.unit, rounded.data(), matrix.cols);
-      const double floor = std::isfinite(matching.row_floor) ? std::abs(matching.row_floor) : 0.0;
-      priced.error = matrix.grid.difference_error(std::max(largest, floor),
-                                                  std::numeric_limits<float>::epsilon());
-    }
+  const PricedMatching priced{matching.col_of.data(), matching.row_floor, price};
+  const auto unit = static_cast<T>(power_of_two(matrix.grid.exponent));
+  std::vector<T> rounded(matrix.cols);
+  const double largest = round_prices(price, unit, rounded.data(), matrix.cols);
+  const bool with_margins = margins == Margins::of_rows;
+  if (with_margins) {
+    result.margins.resize(matrix.rows);
   }
-  const auto check_margins = [&](std::int64_t i) {
+  const auto check_with_margins = [&](std::int64_t i) {
     const std::int64_t own = matching.col_of[i];
     const double profit = own < 0 ? matching.row_floor : matrix.exact(i, own) - price[own];
     std::uint64_t *tight = result.tight.bits.data() + i * result.tight.words;
     const RowCheck check = check_row(matrix, matrix.row(i), price, profit, tight);
     result.u[i] = std::max(check.best, matching.row_floor);
-    // Where its own column is the best, the second best is another's.
-    const bool content = own >= 0 && profit == check.best;
-    if (margins != Margins::none) {
+    if (with_margins) {
+      // Where its own column is the best, the second best is another's.
+      const bool content = own >= 0 && profit == check.best;
       result.margins[i] = result.u[i] - (content ? check.second : check.best);
     }
+    return result.u[i] - profit;
+  };
+  const auto check = [&](std::int64_t begin, std::int64_t end) {
+    double *best = result.u.data();
+    std::uint64_t *tight = result.tight.bits.data();
+    if (!with_margins && matrix.cols <= 64) {
+      return check_short_rows(matrix, begin, end, priced, best, tight);
+    }
+    if constexpr (std::is_same_v<T, float>) {
+      if (!with_margins && matrix.grid.leaves_float32_room()) {
+        const double floor = std::isfinite(matching.row_floor) ? std::abs(matching.row_floor) : 0.0;
+        const double error = matrix.grid.difference_error(std::max(largest, floor),
+                                                          std::numeric_limits<float>::epsilon());
+        return check_rows(matrix, begin, end, priced, {rounded.data(), unit, error}, best, tight);
+      }
+    }
+    double excess = 0;
+    for (std::int64_t i = begin; i < end; ++i) {
+      excess += check_with_margins(i);
+    }
+    return excess;
   };
   const std::int64_t block =
       std::max<std::int64_t>(64, (1 << 20) / std::max<std::int64_t>(matrix.cols, 1));
+  std::atomic<double> gap{0};
   Workers workers(interrupt);
-  parallel_for(
-      (matrix.rows + block - 1) / block, 1, threads, [&](std::int64_t begin, std::int64_t end) {
-        workers.run(begin, end, [&](std::int64_t k, Interrupt &poll) {
-          const std::int64_t first = k * block;
-          const std::int64_t last = std::min(matrix.rows, first + block);
-          if (priced.rounded) {
-            if constexpr (std::is_same_v<T, float>) {
-              check_rows(matrix, first, last, priced, result.u.data(), result.tight.bits.data());
-            }
-          } else {
-            for (std::int64_t i = first; i < last; ++i) {
-              check_margins(i);
-            }
-          }
-          poll(2 * matrix.cols * (last - first));
-        });
-      });
+  parallel_for((matrix.rows + block - 1) / block, 1, threads,
+               [&](std::int64_t first, std::int64_t last) {
+                 workers.run(first, last, [&](std::int64_t k, Interrupt &poll) {
+                   const std::int64_t begin = k * block;
+                   const std::int64_t end = std::min(matrix.rows, begin + block);
+                   gap.fetch_add(check(begin, end)); // in any order: sums are exact
+                   poll(2 * matrix.cols * (end - begin));
+                 });
+               });
   if (!interrupt.stopped()) {
-    conclude(
-        matrix.rows, matrix.cols, matching, margins,
-        [&matrix](std::int64_t i, std::int64_t j) { return matrix.exact(i, j); }, result,
-        interrupt);
+    result.gap = gap;
+    conclude(matrix.rows, matrix.cols, matching, largest, result);
+    if (margins == Margins::of_columns) {
+      result.margins = column_margins(
+          matrix.rows, matrix.cols, matching, result.u,
+          [&matrix](std::int64_t i, std::int64_t j) { return matrix.exact(i, j); }, interrupt);
+    }
   }
   return result;
 }

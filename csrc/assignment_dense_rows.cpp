@@ -6,7 +6,6 @@
 #include <cmath>
 #include <limits>
 
-#include "assignment_exact_rows.hpp"
 #include "simd.hpp"
 
 namespace lmc {
@@ -130,9 +129,11 @@ LMC_INLINE std::int64_t others_reaching(const float *row, float sign, const floa
   return found;
 }
 
-LMC_INLINE void check_rows_impl(const RowMatrix<float> &matrix, std::int64_t begin,
-                                std::int64_t end, const PricedMatching &matching, double *best,
-                                std::uint64_t *tight) {
+LMC_INLINE double check_rows_impl(const RowMatrix<float> &matrix, std::int64_t begin,
+                                  std::int64_t end, const PricedMatching &matching,
+                                  const RoundedPrices &rounded, double *best,
+                                  std::uint64_t *tight) {
+  double excess = 0;
   constexpr std::int64_t most = 16;
   std::array<std::int32_t, most> places;
   const std::int64_t words = (matrix.cols + 63) / 64;
@@ -144,10 +145,11 @@ LMC_INLINE void check_rows_impl(const RowMatrix<float> &matrix, std::int64_t beg
     std::uint64_t *bits = tight + i * words;
     const double level = own < 0 ? matching.row_floor : profit(i, own);
     const std::int64_t found = others_reaching(
-        row, matrix.sign, matching.rounded, matrix.cols,
-        static_cast<float>(level - matching.error) * matching.unit, own, most, places.data());
+        row, matrix.sign, rounded.price, matrix.cols,
+        static_cast<float>(level - rounded.error) * rounded.unit, own, most, places.data());
     if (found < 0) {
       best[i] = std::max(level, check_row(matrix, row, matching.price, level, bits).best);
+      excess += best[i] - level;
       continue;
     }
     if (own >= 0) {
@@ -160,7 +162,9 @@ LMC_INLINE void check_rows_impl(const RowMatrix<float> &matrix, std::int64_t beg
       best[i] = std::max(best[i], other);
       bits[j / 64] |= std::uint64_t{other >= level} << (j % 64);
     }
+    excess += best[i] - level;
   }
+  return excess;
 }
 
 template <class T>
@@ -194,9 +198,10 @@ LMC_CLONES void survey_block(const RowMatrix<double> &matrix, std::int64_t begin
   survey_block_impl(matrix, begin, end, totals);
 }
 
-LMC_CLONES void check_rows(const RowMatrix<float> &matrix, std::int64_t begin, std::int64_t end,
-                           const PricedMatching &matching, double *best, std::uint64_t *tight) {
-  check_rows_impl(matrix, begin, end, matching, best, tight);
+LMC_CLONES double check_rows(const RowMatrix<float> &matrix, std::int64_t begin, std::int64_t end,
+                             const PricedMatching &matching, const RoundedPrices &rounded,
+                             double *best, std::uint64_t *tight) {
+  return check_rows_impl(matrix, begin, end, matching, rounded, best, tight);
 }
 
 LMC_CLONES double round_prices(const double *price, float unit, float *rounded,

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "assignment_exact_rows.hpp"
 #include "assignment_solver.hpp"
 #include "simd.hpp"
 
@@ -27,21 +28,18 @@ void survey_block(const RowMatrix<double> &matrix, std::int64_t begin, std::int6
 double round_prices(const double *price, float unit, float *rounded, std::int64_t count);
 double round_prices(const double *price, double unit, double *rounded, std::int64_t count);
 
-// A matching and its prices, to be checked row by row.
-struct PricedMatching {
-  const std::int64_t *col_of; // (rows,), -1 for none
-  double row_floor;           // the profit of a row without column
-  const double *price;        // (padded cols,), exactly
-  const float *rounded;       // (cols,), in the units of the matrix
+// What float32 sees of prices.
+struct RoundedPrices {
+  const float *price; // (cols,), in the units of the matrix
   float unit;
   double error; // what a difference formed in float32 may be wrong by
 };
 
-// Finds the columns that could be a row's best in float32 and looks at these exactly: writes the
-// rows' best profits, at least those they have, and sets the bits of the columns that yield at
-// least what they have.
-void check_rows(const RowMatrix<float> &matrix, std::int64_t begin, std::int64_t end,
-                const PricedMatching &matching, double *best, std::uint64_t *tight);
+// As check_short_rows, of any number of columns: finds those that could be a row's best in float32
+// and looks at these exactly.
+double check_rows(const RowMatrix<float> &matrix, std::int64_t begin, std::int64_t end,
+                  const PricedMatching &matching, const RoundedPrices &rounded, double *best,
+                  std::uint64_t *tight);
 
 // Sets one price so that the next scan need not wait for it.
 void put_price(float *price, std::int64_t at, float value);

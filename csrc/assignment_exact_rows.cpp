@@ -134,6 +134,36 @@ LMC_INLINE RowCheck check_row_impl(const RowMatrix<T> &matrix, const T *row, con
   });
 }
 
+template <class T>
+LMC_INLINE double check_short_rows_impl(const RowMatrix<T> &matrix, std::int64_t begin,
+                                        std::int64_t end, const PricedMatching &matching,
+                                        double *best, std::uint64_t *tight) {
+  return on_grid(matrix, [&](const auto &scale) LMC_INLINED {
+    double excess = 0;
+    for (std::int64_t i = begin; i < end; ++i) {
+      const T *row = matrix.row(i);
+      const std::int64_t own = matching.col_of[i];
+      const double level =
+          own < 0 ? matching.row_floor : matrix.exact(i, own) - matching.price[own];
+      Doubles most[2] = {Doubles{} + level, Doubles{} + level};
+      Longs bits{};
+      Longs bit{1, 2, 4, 8};
+      for_entries(scale, row, matrix.cols,
+                  [&](int chain, std::int64_t j, const Doubles &a) LMC_INLINED {
+                    const Doubles x = a - load(matching.price + j);
+                    most[chain] = larger(x, most[chain]);
+                    bits |= (x >= level) & bit;
+                    bit <<= width<double>;
+                  });
+      tight[i] = static_cast<std::uint64_t>(bits[0] | bits[1] | bits[2] | bits[3]);
+      best[i] = folded(larger(most[0], most[1]),
+                       [](const Doubles &a, const Doubles &b) LMC_INLINED { return larger(a, b); });
+      excess += best[i] - level;
+    }
+    return excess;
+  });
+}
+
 } // namespace
 
 LMC_CLONES TopTwo<double> top_two_exact(const RowMatrix<float> &matrix, const float *row,
@@ -151,6 +181,16 @@ LMC_CLONES Nearest relax(const RowMatrix<float> &matrix, const float *row, doubl
 LMC_CLONES Nearest relax(const RowMatrix<double> &matrix, const double *row, double shift,
                          std::int64_t closed, double *price, double *yield) {
   return relax_impl(matrix, row, shift, closed, price, yield);
+}
+LMC_CLONES double check_short_rows(const RowMatrix<float> &matrix, std::int64_t begin,
+                                   std::int64_t end, const PricedMatching &matching, double *best,
+                                   std::uint64_t *tight) {
+  return check_short_rows_impl(matrix, begin, end, matching, best, tight);
+}
+LMC_CLONES double check_short_rows(const RowMatrix<double> &matrix, std::int64_t begin,
+                                   std::int64_t end, const PricedMatching &matching, double *best,
+                                   std::uint64_t *tight) {
+  return check_short_rows_impl(matrix, begin, end, matching, best, tight);
 }
 LMC_CLONES RowCheck check_row(const RowMatrix<float> &matrix, const float *row, const double *price,
                               double level, std::uint64_t *tight) {

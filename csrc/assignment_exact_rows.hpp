@@ -32,6 +32,21 @@ Nearest relax(const RowMatrix<float> &matrix, const float *row, double shift, st
 Nearest relax(const RowMatrix<double> &matrix, const double *row, double shift, std::int64_t closed,
               double *price, double *yield);
 
+// A matching and its prices, to be checked row by row.
+struct PricedMatching {
+  const std::int64_t *col_of; // (rows,), -1 for none
+  double row_floor;           // the profit of a row without column
+  const double *price;        // (padded cols,)
+};
+
+// For rows of at most 64 columns: writes the rows' best profits, at least those they have, and of
+// each a word that has the bits of the columns that yield at least what it has. Returns by how much
+// the best exceed what the rows have, together.
+double check_short_rows(const RowMatrix<float> &matrix, std::int64_t begin, std::int64_t end,
+                        const PricedMatching &matching, double *best, std::uint64_t *tight);
+double check_short_rows(const RowMatrix<double> &matrix, std::int64_t begin, std::int64_t end,
+                        const PricedMatching &matching, double *best, std::uint64_t *tight);
+
 // The largest and second largest a_j - price_j of a row (equal under a tie); bit j of `tight` is
 // set where it reaches `level`.
 struct RowCheck {
