@@ -58,8 +58,10 @@ def objective_bound(problem: WeightProblem) -> float:
             total += a.double().norm().item() * problem.b[name].double().norm().item()
         elif place.movers:
             by_norm.append(place)
-        elif a.ndim == 1:
+        elif name in problem.vectors:
             vectors.append((a, problem.b[name]))
+        elif a.ndim == 1:
+            vectors.append((a[:, None], problem.b[name][:, None]))
         else:
             exact.setdefault(place.place.group, []).append(place)
     total += _paired(vectors) + _paired(_norms(by_norm))
@@ -74,28 +76,30 @@ def objective_bound(problem: WeightProblem) -> float:
     return total
 
 
-def _paired(vectors: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Sum the largest inner product of a and any permutation of b, over pairs ``(a, b)``."""
+def _paired(matrices: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Sum the largest inner products of columns of a and any permutation of those of b."""
     by_size: dict[int, list[tuple[Tensor, Tensor]]] = {}
-    for pair in vectors:
+    for pair in matrices:
         by_size.setdefault(len(pair[0]), []).append(pair)
     total = 0.0
     for pairs in by_size.values():
-        sides = zip(*pairs, strict=True)
         a, b = (
-            torch.from_numpy(np.sort(torch.stack(side).double().cpu().numpy())) for side in sides
+            torch.from_numpy(
+                np.sort(np.concatenate([x.T.cpu().numpy() for x in side]).astype(np.float64))
+            )
+            for side in zip(*pairs, strict=True)
         )
         total += (a * b).sum().item()
     return total
 
 
 def _norms(entries: Sequence[Unfolded]) -> list[tuple[Tensor, Tensor]]:
-    """Length of every unit's weights; the slack covers their rounding to the dtype."""
+    """Length of every unit's weights, as a column; the slack covers their rounding to the dtype."""
     sides = [side.contiguous() for entry in entries for side in (entry.a, entry.b)]
     squares = row_inner_products([Pairing(rows, rows) for rows in sides])
     # Not by torch, whose threads would spin in the way of the next products' for milliseconds.
     norms = [
-        torch.from_numpy(np.sqrt(square.cpu().numpy()))
+        torch.from_numpy(np.sqrt(square.cpu().numpy()))[:, None]
         * (1 + rows[0].numel() * torch.finfo(rows.dtype).eps)
         for square, rows in zip(squares, sides, strict=True)
     ]

@@ -189,8 +189,8 @@ def _by_weights(
 ) -> Matching:
     problem = arrange(spec, state_a, state_b, counted)
     bound = objective_bound(problem)
-    suspects = [n for n in counted if n not in problem.a] if math.isfinite(bound) else counted
-    _check_finite(suspects, state_a, state_b)
+    fixed = [n for n in counted if all(t.is_fixed for t in spec.tensors[n])]
+    _check_finite(fixed if math.isfinite(bound) else counted, state_a, state_b)
     runs = _runs(problem, start, options)
     best = next(runs)
     objectives = [best.objective]

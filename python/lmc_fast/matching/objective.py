@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from lmc_fast.gather import axis_index, gather
 from lmc_fast.matching.places import Unfolded, places_of, unfold
 from lmc_fast.matching.sums import Pairing, row_inner_products
+from lmc_fast.notation import Term, fixed
 from lmc_fast.permutation import Permutation
 from lmc_fast.spec import PermutationSpec
 
@@ -22,9 +23,13 @@ class WeightProblem:
     Attributes
     ----------
     spec : PermutationSpec
-        The groups.
+        The groups, and what they do to the tensors below.
     a, b : dict[str, Tensor]
-        The tensors in the objective, in one float dtype.
+        The tensors in the objective, in one float dtype, but for fixed ones. Vectors of one group
+        are the columns of one matrix under their names in a row: it is read and multiplied in the
+        time of any of them.
+    vectors : frozenset of str
+        Names of such matrices.
     unfolded : dict[str, tuple of Unfolded]
         For every group, every place where it moves a tensor.
     quadratic : frozenset of str
@@ -34,6 +39,7 @@ class WeightProblem:
     spec: PermutationSpec
     a: dict[str, Tensor]
     b: dict[str, Tensor]
+    vectors: frozenset[str]
     unfolded: dict[str, tuple[Unfolded, ...]]
     quadratic: frozenset[str]
 
@@ -46,10 +52,20 @@ def arrange(
     dtype = torch.float32
     for name in moved:
         dtype = torch.promote_types(dtype, torch.promote_types(a[name].dtype, b[name].dtype))
-    weights_a = {name: a[name].detach().to(dtype).contiguous() for name in moved}
-    weights_b = {name: b[name].detach().to(dtype).contiguous() for name in moved}
+    weights_a, weights_b = (
+        {name: state[name].detach().to(dtype).contiguous() for name in moved} for state in (a, b)
+    )
+    terms = {name: spec.tensors[name] for name in moved}
+    vectors = _vectors_of(spec, moved)
+    for group, names in vectors.items():
+        for weights in (weights_a, weights_b):
+            weights[" ".join(names)] = torch.stack([weights.pop(name) for name in names], 1)
+        for name in names:
+            del terms[name]
+        terms[" ".join(names)] = (Term(((group,),)), fixed(len(names)))
+    spec = replace(spec, tensors=terms)
     unfolded: dict[str, list[Unfolded]] = {name: [] for name in spec.groups}
-    for place in places_of(spec, moved):
+    for place in places_of(spec, terms):
         name = place.tensor
         unfolded[place.group].append(unfold(spec, place, weights_a[name], weights_b[name]))
     quadratic = frozenset(
@@ -58,8 +74,25 @@ def arrange(
         if len({u.place.tensor for u in entries}) < len(entries)
     )
     return WeightProblem(
-        spec, weights_a, weights_b, {g: tuple(e) for g, e in unfolded.items() if e}, quadratic
+        spec,
+        weights_a,
+        weights_b,
+        frozenset(" ".join(names) for names in vectors.values()),
+        {g: tuple(e) for g, e in unfolded.items() if e},
+        quadratic,
     )
+
+
+def _vectors_of(spec: PermutationSpec, tensors: Iterable[str]) -> dict[str, list[str]]:
+    """Names of the tensors with one axis that a group moves which has no part in a nesting."""
+    nested = {*spec.parents, *spec.parents.values()}
+    vectors: dict[str, list[str]] = {}
+    for name in tensors:
+        terms = spec.tensors[name]
+        factors = [f for term in terms for segment in term.segments for f in segment]
+        if len(terms) == len(factors) == 1 and factors[0] not in nested:
+            vectors.setdefault(str(factors[0]), []).append(name)
+    return vectors
 
 
 def weight_objective(

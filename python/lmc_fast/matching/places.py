@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,7 +55,7 @@ class Unfolded:
         return self.a.shape[1] * self.a.shape[2]
 
 
-def places_of(spec: PermutationSpec, tensors: Sequence[str]) -> tuple[Place, ...]:
+def places_of(spec: PermutationSpec, tensors: Iterable[str]) -> tuple[Place, ...]:
     """List every place of every group in the given tensors."""
     return tuple(
         Place(name, factor, axis, s, f)
