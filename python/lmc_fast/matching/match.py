@@ -145,8 +145,11 @@ def match(
     device = next((t.device for t in state_a.values()), torch.device("cpu"))
     if initial is not None and not isinstance(initial, Mapping):
         raise TypeError(f"initial: expected a dict of indices, got {type(initial).__name__}")
-    start = identity_permutation(resolved) if initial is None else dict(initial)
-    check_permutation(resolved, start)
+    if initial is None:
+        start = identity_permutation(resolved)
+    else:
+        check_permutation(resolved, initial)
+        start = dict(initial)
     start = {name: index.to(device) for name, index in start.items()}
     if generator is None:
         generator = torch.Generator().manual_seed(0)

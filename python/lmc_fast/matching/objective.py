@@ -106,23 +106,20 @@ def weight_objective(
     -----
     O(size of the weights); without a copy of a tensor that moves along its first two axes only.
     """
-    still = {g for g, p in permutation.items() if (p.diff(dim=-1) > 0).all()}
     pairings = [
-        _pairing(problem, name, permutation, still)
-        for name in (problem.a if tensors is None else tensors)
+        _pairing(problem, name, permutation) for name in (problem.a if tensors is None else tensors)
     ]
-    return sum(sums.sum().item() for sums in row_inner_products(pairings))
+    sums = row_inner_products(pairings)
+    return torch.cat(sums).sum().item() if sums else 0.0
 
 
-def _pairing(
-    problem: WeightProblem, name: str, permutation: Permutation, still: set[str]
-) -> Pairing:
+def _pairing(problem: WeightProblem, name: str, permutation: Permutation) -> Pairing:
     a, b = problem.a[name], problem.b[name]
     terms = problem.spec.tensors[name]
     indices = {
         axis: axis_index(problem.spec, terms, axis, permutation)
         for axis, term in enumerate(terms)
-        if not still.issuperset(term.groups)
+        if term.groups
     }
     if any(axis > 1 or index.ndim > 1 for axis, index in indices.items()):
         return Pairing(a, gather(problem.spec, terms, permutation, b).contiguous())
