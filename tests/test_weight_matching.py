@@ -84,7 +84,8 @@ def test_bound_holds_for_every_permutation(name):
     draws = (random_permutation(spec, generator=generator(s)) for s in range(50))
     assert max(true_objective(spec, a, b, p) for p in draws) <= bound
     same = match(a, a, spec=spec)
-    assert same.bound >= sum(w.double().square().sum().item() for w in a.values())
+    squares = sum(w.double().square().sum().item() for w in a.values())
+    assert same.bound >= squares * (1 - 1e-14)
 
 
 def test_a_network_matched_with_itself_stays():

@@ -101,7 +101,7 @@ def state_of(network: Network) -> dict[str, Tensor]:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
         check_readable(name, tensor)
-        result[name] = tensor.detach()
+        result[name] = tensor.detach() if tensor.requires_grad else tensor
     return result
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from lmc_fast.assignment import solve_assignment
 from lmc_fast.matching.objective import WeightProblem
@@ -51,17 +52,16 @@ def objective_bound(problem: WeightProblem) -> float:
     total = 0.0
     exact: dict[str, list[Unfolded]] = {}
     by_norm: list[Unfolded] = []
-    vectors: list[tuple[Tensor, Tensor]] = []
+    vectors: list[tuple[NDArray[Any], NDArray[Any]]] = []
     for name, a in problem.a.items():
         place = chosen.get(name)
         if place is None:
             total += a.double().norm().item() * problem.b[name].double().norm().item()
         elif place.movers:
             by_norm.append(place)
-        elif name in problem.vectors:
-            vectors.append((a, problem.b[name]))
-        elif a.ndim == 1:
-            vectors.append((a[:, None], problem.b[name][:, None]))
+        elif name in problem.vectors or a.ndim == 1:
+            sides = (side.reshape(len(side), -1).T.cpu().numpy() for side in (a, problem.b[name]))
+            vectors.append((next(sides), next(sides)))
         else:
             exact.setdefault(place.place.group, []).append(place)
     total += _paired(vectors) + _paired(_norms(by_norm))
@@ -76,31 +76,30 @@ def objective_bound(problem: WeightProblem) -> float:
     return total
 
 
-def _paired(matrices: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Sum the largest inner products of columns of a and any permutation of those of b."""
-    by_size: dict[int, list[tuple[Tensor, Tensor]]] = {}
-    for pair in matrices:
-        by_size.setdefault(len(pair[0]), []).append(pair)
+def _paired(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float:
+    """Sum the largest inner products of rows of a and any permutation of those of b."""
+    by_size: dict[int, list[tuple[NDArray[Any], NDArray[Any]]]] = {}
+    for pair in pairs:
+        by_size.setdefault(pair[0].shape[-1], []).append(pair)
     total = 0.0
-    for pairs in by_size.values():
+    for alike in by_size.values():
         a, b = (
-            torch.from_numpy(
-                np.sort(np.concatenate([x.T.cpu().numpy() for x in side]).astype(np.float64))
-            )
-            for side in zip(*pairs, strict=True)
+            torch.from_numpy(np.sort(np.concatenate(side).astype(np.float64)))
+            for side in zip(*alike, strict=True)
         )
         total += (a * b).sum().item()
     return total
 
 
-def _norms(entries: Sequence[Unfolded]) -> list[tuple[Tensor, Tensor]]:
-    """Length of every unit's weights, as a column; the slack covers their rounding to the dtype."""
+def _norms(entries: Sequence[Unfolded]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Length of every unit's weights, as one row; the slack covers their rounding to the dtype."""
     sides = [side.contiguous() for entry in entries for side in (entry.a, entry.b)]
-    squares = row_inner_products([Pairing(rows, rows) for rows in sides])
+    if not sides:
+        return []
+    squares = torch.cat(row_inner_products([Pairing(rows, rows) for rows in sides]))
+    slack = [1 + rows[0].numel() * torch.finfo(rows.dtype).eps for rows in sides]
+    sizes = [len(rows) for rows in sides]
     # Not by torch, whose threads would spin in the way of the next products' for milliseconds.
-    norms = [
-        torch.from_numpy(np.sqrt(square.cpu().numpy()))[:, None]
-        * (1 + rows[0].numel() * torch.finfo(rows.dtype).eps)
-        for square, rows in zip(squares, sides, strict=True)
-    ]
+    lengths = np.sqrt(squares.cpu().numpy()) * np.repeat(slack, sizes)
+    norms = np.split(lengths[None], np.cumsum(sizes)[:-1], axis=1)
     return list(zip(norms[::2], norms[1::2], strict=True))

@@ -53,7 +53,7 @@ def arrange(
     for name in moved:
         dtype = torch.promote_types(dtype, torch.promote_types(a[name].dtype, b[name].dtype))
     weights_a, weights_b = (
-        {name: state[name].detach().to(dtype).contiguous() for name in moved} for state in (a, b)
+        {name: state[name].to(dtype).contiguous() for name in moved} for state in (a, b)
     )
     terms = {name: spec.tensors[name] for name in moved}
     vectors = _vectors_of(spec, moved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -102,7 +103,7 @@ def add_products(updates: Sequence[Update]) -> None:
                     last,
                 )
             )
-        compiled.append((sums, similarity.data_ptr(), len(similarity), update.afresh))
+        compiled.append((sums, similarity.data_ptr(), similarity.shape[0], update.afresh))
     if compiled:
         double = updates[0].similarity.dtype == torch.float64
         call = _core.add_products_float64 if double else _core.add_products_float32
@@ -163,7 +164,7 @@ def row_inner_products(pairings: Sequence[Pairing]) -> list[Tensor]:
     for p in pairings:
         rows, columns = (_contiguous(index) for index in (p.rows, p.columns))
         held += [rows, columns]
-        n, m = len(p.a), p.a.shape[1] if p.a.ndim > 1 else 1
+        n, m, *rest = *p.a.shape, 1
         compiled.append(
             (
                 p.a.data_ptr(),
@@ -172,10 +173,10 @@ def row_inner_products(pairings: Sequence[Pairing]) -> list[Tensor]:
                 _address(columns),
                 n,
                 m,
-                p.a.numel() // max(n * m, 1),
+                math.prod(rest),
             )
         )
-    sizes = [len(p.a) for p in pairings]
+    sizes = [p.a.shape[0] for p in pairings]
     sums = np.empty(sum(sizes))
     double = pairings[0].a.dtype == torch.float64
     call = _core.row_inner_products_float64 if double else _core.row_inner_products_float32
@@ -227,7 +228,7 @@ def matched_sums(similarity: Tensor, current: Tensor, target: Tensor) -> Matched
     double = similarity.dtype == torch.float64
     call = _core.matched_sums_float64 if double else _core.matched_sums_float32
     return MatchedSums(
-        *call(similarity.data_ptr(), len(similarity), current.data_ptr(), target.data_ptr())
+        *call(similarity.data_ptr(), similarity.shape[0], current.data_ptr(), target.data_ptr())
     )
 
 

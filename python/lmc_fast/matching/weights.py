@@ -188,7 +188,7 @@ class _GroupState(_State):
         if self.assignment is None:
             return False
         similarity, current = self.similarity, permutation[self.group]
-        target, units = self.assignment.cols, len(similarity)
+        target, units = self.assignment.cols, similarity.shape[0]
         sums = matched_sums(similarity, current, target)
         self.identity = sums.identity / units
         self.matched = sums.before / units
