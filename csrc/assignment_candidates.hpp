@@ -18,10 +18,12 @@ inline constexpr std::array<double, 4> list_shares{0.1, 0.015, 0.002, 0.0003};
 
 // Finds the columns that belong on a row's list, with a bound on what the others yield. Rows are
 // read in T at rounded prices; the bound allows for that.
-template <class T> class CandidateScan {
+template <class Matrix> class CandidateScan {
+  using T = typename Matrix::Value;
+
 public:
   // Columns without a price are on no list.
-  explicit CandidateScan(const RowMatrix<T> &matrix)
+  explicit CandidateScan(const Matrix &matrix)
       : matrix_(matrix), unit_(static_cast<T>(power_of_two(matrix.grid.exponent))),
         rounded_(matrix.cols, std::numeric_limits<T>::infinity()), groups_(matrix.cols),
         spread_(unit_ / 64) {}
@@ -60,7 +62,7 @@ private:
                                          static_cast<double>(std::numeric_limits<T>::epsilon()));
   }
 
-  const RowMatrix<T> &matrix_;
+  const Matrix &matrix_;
   const T unit_;
   std::vector<T> rounded_;
   GroupScan<T> groups_;

@@ -6,6 +6,7 @@
 
 #include "assignment.hpp"
 #include "assignment_certificate.hpp"
+#include "assignment_columns.hpp"
 #include "assignment_copies.hpp"
 #include "assignment_dense.hpp"
 #include "assignment_exact_rows.hpp"
@@ -17,6 +18,7 @@
 #include "assignment_survey.hpp"
 #include "assignment_ties.hpp"
 #include "assignment_transport.hpp"
+#include "assignment_turned.hpp"
 
 namespace lmc {
 namespace {
@@ -51,29 +53,25 @@ double entry(const CostMatrix &cost, std::int64_t i, std::int64_t j) {
 
 // The entries row after row, for a matrix that has them column after column.
 template <class T> std::vector<T> by_rows(const CostMatrix &cost, Interrupt &interrupt) {
+  constexpr std::int64_t breadth = 64; // of the part turned at a time
   std::vector<T> values(cost.rows * cost.cols);
   const auto *data = static_cast<const T *>(cost.data);
-  constexpr std::int64_t side = 64 / sizeof(T); // of a tile: a line of the cache
-  for (std::int64_t top = 0; top < cost.rows && !interrupt(side * cost.cols); top += side) {
-    const std::int64_t bottom = std::min(top + side, cost.rows);
-    for (std::int64_t left = 0; left < cost.cols; left += side) {
-      const std::int64_t right = std::min(left + side, cost.cols);
-      for (std::int64_t i = top; i < bottom; ++i) {
-        for (std::int64_t j = left; j < right; ++j) {
-          values[i * cost.cols + j] = data[i * cost.row_stride + j * cost.col_stride];
-        }
-      }
-    }
+  for (std::int64_t i = 0; i < cost.rows && !interrupt(breadth * cost.cols); i += breadth) {
+    turn(data + i, cost.col_stride, cost.cols, std::min(breadth, cost.rows - i),
+         values.data() + i * cost.cols);
   }
   return values;
 }
 
+constexpr bool is_tall(std::int64_t rows, std::int64_t cols) { return rows > cols + cols / 2; }
+
 // Lists of many short lines, most of which find no partner, cost more than a copy the other way.
 // From a breadth of 1024 on there is to be no copy.
 bool is_worth_turning(const CostMatrix &cost) {
-  const std::int64_t lines = cost.col_stride == 1 ? cost.rows : cost.cols;
-  const std::int64_t breadth = cost.col_stride == 1 ? cost.cols : cost.rows;
-  return breadth < 1024 && lines > breadth + breadth / 2;
+  const bool by_row = cost.col_stride == 1;
+  const std::int64_t lines = by_row ? cost.rows : cost.cols;
+  const std::int64_t breadth = by_row ? cost.cols : cost.rows;
+  return breadth < 1024 && is_tall(lines, breadth);
 }
 
 // Back from the squared problem to the given one.
@@ -151,8 +149,12 @@ private:
 
   template <class T> AssignmentReport run_typed() {
     const bool small = cost_.rows * cost_.cols <= largest_dense;
-    if (small || !run_path<T>(false)) {
-      run_path<T>(true);
+    Outcome outcome = small ? Outcome::outgrew : run_path<T>(Path::lists);
+    if (outcome == Outcome::turn) {
+      outcome = run_path<T>(Path::turned_lists);
+    }
+    if (outcome == Outcome::outgrew) {
+      run_path<T>(Path::dense);
     }
     report_.rows_read += work_.rows_read;
     report_.list_visits = work_.list_visits;
@@ -160,12 +162,22 @@ private:
     return report_;
   }
 
-  // By scans of whole rows (`dense`) or by lists. False where lists would lose precision.
-  template <class T> bool run_path(bool dense) {
+  // By scans of whole rows, or by lists of the lines as they stand or of a copy the other way.
+  enum class Path { dense, lists, turned_lists };
+
+  // `outgrew`: precision was lost. `turn`: better by lists of a copy.
+  enum class Outcome { settled, outgrew, turn };
+
+  template <class T> Outcome run_path(Path path) {
+    const bool dense = path == Path::dense;
     const bool square = cost_.rows == cost_.cols;
     const bool flipped = dense && !square ? cost_.rows > cost_.cols
-                                          : (cost_.col_stride != 1) != is_worth_turning(cost_);
+                                          : (cost_.col_stride != 1) != (path == Path::turned_lists);
     problem_ = orient(cost_, flipped, problem_.sign);
+    may_turn_ = path == Path::lists && is_worth_turning(cost_);
+    if (may_turn_ && hint()) {
+      return Outcome::turn;
+    }
     const CostMatrix &cost = problem_.cost;
     const std::vector<T> copy =
         cost.col_stride == 1 ? std::vector<T>() : by_rows<T>(cost, interrupt_);
@@ -180,7 +192,7 @@ private:
     report_.rows_read += cost.rows;
     if (interrupt_.stopped()) {
       report_.status = AssignmentStatus::interrupted;
-      return true;
+      return Outcome::settled;
     }
     largest_ = findings.largest;
     if (findings.poisoned) {
@@ -190,13 +202,16 @@ private:
         report_.bad_row = seen.bad_row;
         report_.bad_col = seen.bad_col;
         report_.status = AssignmentStatus::invalid_value;
-        return true;
+        return Outcome::settled;
       }
     }
     if (!dense && !Grid::covering(largest_, finest_bits).leaves_float32_room()) {
-      return false;
+      return Outcome::outgrew;
     }
     const Copies copies = dense ? Copies{} : find_copies(matrix, findings, interrupt_);
+    if (may_turn_ && copies.any()) {
+      return Outcome::turn;
+    }
     // Only forbidden pairs let prices grow beyond a few times the largest entry; the grid is made
     // coarser when they did.
     for (int bits = finest_bits;; bits -= 8) {
@@ -206,18 +221,21 @@ private:
       report_.moved = moved.count;
       report_.moved_by = matrix.grid.restore(moved.by);
       matrix.rounds = moved.count > 0 || matrix.grid.scale_rest != 1;
-      if ((copies.any() && attempt_kinds(matrix, findings, copies)) ||
-          attempt(dense, matrix, findings)) {
-        return true;
+      Outcome outcome = copies.any() ? attempt_kinds(matrix, findings, copies) : Outcome::outgrew;
+      if (outcome == Outcome::outgrew) {
+        outcome = attempt(dense, matrix, findings);
+      }
+      if (outcome != Outcome::outgrew) {
+        return outcome;
       }
     }
   }
 
-  // With a source or sink for each kind of row or column. False where some of a kind turn out to
-  // differ, or the prices outgrew the grid.
+  // With a source or sink for each kind of row or column. `outgrew` where some of a kind turn out
+  // to differ, too.
   template <class T>
-  bool attempt_kinds(const RowMatrix<T> &matrix, const Findings<T> &findings,
-                     const Copies &copies) {
+  Outcome attempt_kinds(const RowMatrix<T> &matrix, const Findings<T> &findings,
+                        const Copies &copies) {
     const std::int64_t order = std::max(matrix.rows, matrix.cols);
     Matching matching = empty_matching(order);
     if (!given_prices(matrix, findings, matching)) {
@@ -228,8 +246,10 @@ private:
     const SolverResult result =
         solve_transport(matrix, copies, matching, {.warm = hint() != nullptr}, interrupt_, work_);
     Certificate certificate = prove(result, matrix, matching);
-    return result != SolverResult::infeasible && certificate.gap == 0 &&
-           settle(result, matching, matrix, find_classes(matrix, findings), certificate);
+    if (result == SolverResult::infeasible || certificate.gap != 0) {
+      return Outcome::outgrew;
+    }
+    return settle(result, matching, matrix, find_classes(matrix, findings), certificate);
   }
 
   static Matching empty_matching(std::int64_t order) {
@@ -237,15 +257,24 @@ private:
             std::vector<double>(padded(order))};
   }
 
-  // False where the prices outgrew the grid.
   template <class T>
-  bool attempt(bool dense, const RowMatrix<T> &matrix, const Findings<T> &findings) {
-    const Classes classes = find_classes(matrix, findings);
+  Outcome attempt(bool dense, const RowMatrix<T> &matrix, const Findings<T> &findings) {
+    Classes classes = find_classes(matrix, findings);
     if (!findings.favourite.empty()) {
       return settle_favourites(matrix, findings, classes);
     }
     const std::int64_t order = std::max(matrix.rows, matrix.cols);
     Matching matching = empty_matching(order);
+    if (!dense && is_tall(matrix.rows, matrix.cols) && !hint()) {
+      const SolverResult result = solve_columns(matrix, classes, matching, interrupt_, work_);
+      if (result != SolverResult::unfinished) {
+        Certificate certificate = prove(result, matrix, matching);
+        return settle(result, matching, matrix, classes, certificate);
+      }
+      if (may_turn_) {
+        return Outcome::turn;
+      }
+    }
     if (!given_prices(matrix, findings, matching)) {
       if (dense) {
         claim_columns(matrix, findings, matching);
@@ -269,8 +298,8 @@ private:
 
   // Every row gets what it likes best, at no price, and constant ones what is left.
   template <class T>
-  bool settle_favourites(const RowMatrix<T> &matrix, const Findings<T> &findings,
-                         const Classes &classes) {
+  Outcome settle_favourites(const RowMatrix<T> &matrix, const Findings<T> &findings,
+                            const Classes &classes) {
     Matching matching = empty_matching(matrix.cols);
     for (std::int64_t i = 0; i < matrix.rows; ++i) {
       if (const std::int64_t j = findings.favourite[i]; j >= 0) {
@@ -342,26 +371,25 @@ private:
     return !findings.poisoned && rank_one_prices(matrix, matching.price, interrupt_);
   }
 
-  // False where the prices outgrew the grid.
   template <class T>
-  bool settle(SolverResult result, const Matching &matching, const RowMatrix<T> &matrix,
-              const Classes &classes, Certificate &certificate) {
+  Outcome settle(SolverResult result, const Matching &matching, const RowMatrix<T> &matrix,
+                 const Classes &classes, Certificate &certificate) {
     const Grid &grid = matrix.grid;
     if (result != SolverResult::ok) {
       report_.status = result == SolverResult::infeasible ? AssignmentStatus::infeasible
                                                           : AssignmentStatus::interrupted;
-      return true;
+      return Outcome::settled;
     }
     if (interrupt_.stopped()) {
       report_.status = AssignmentStatus::interrupted;
-      return true;
+      return Outcome::settled;
     }
     if (outgrew(grid, certificate)) {
-      return false;
+      return Outcome::outgrew;
     }
     report_.gap = grid.restore(certificate.gap);
     finish(matrix, classes, matching, certificate);
-    return true;
+    return Outcome::settled;
   }
 
   template <class T>
@@ -436,6 +464,7 @@ private:
   const AssignmentOutput &output_;
   Interrupt interrupt_;
   Oriented problem_;
+  bool may_turn_ = false; // a copy the other way is a path
   double largest_ = 0;
   SolverWork work_;
   AssignmentReport report_;

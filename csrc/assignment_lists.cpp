@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "assignment_auction.hpp"
 #include "assignment_candidates.hpp"
+#include "assignment_turned.hpp"
 #include "simd.hpp"
 
 namespace lmc {
@@ -41,16 +43,16 @@ struct Candidate {
   std::int32_t col;
 };
 
-template <class T> class ListSolver : public Auction<ListSolver<T>> {
-  using Base = Auction<ListSolver<T>>;
+template <class Matrix> class ListSolver : public Auction<ListSolver<Matrix>> {
+  using Base = Auction<ListSolver<Matrix>>;
   friend Base;
   using Base::class_cols_, Base::class_profit, Base::classes_, Base::free_, Base::interrupt_,
       Base::is_class, Base::largest_price_, Base::least_price, Base::matching_, Base::n_,
       Base::order_class_cols, Base::rows_, Base::set_price, Base::step_;
 
 public:
-  ListSolver(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching,
-             Interrupt &interrupt, SolverWork &work)
+  ListSolver(const Matrix &matrix, const Classes &classes, Matching &matching, Interrupt &interrupt,
+             SolverWork &work)
       : Base(std::max(matrix.rows, matrix.cols), classes, matching, power_of_two(-matrix.grid.bits),
              interrupt),
         matrix_(matrix), work_(work), capacity_(list_capacity(matrix.cols)), candidates_(matrix),
@@ -69,8 +71,12 @@ public:
       }
     }
     bool complete = false;
-    if (!this->auction(list_shares, options, complete)) {
+    const std::span<const double> shares = list_shares;
+    if (!this->auction(options.scaling ? shares : shares.first(0), options, complete)) {
       return SolverResult::interrupted;
+    }
+    if (!options.scaling && options.scales(static_cast<std::int64_t>(free_.size()), n_)) {
+      return SolverResult::unfinished;
     }
     return complete ? SolverResult::ok : augment_all();
   }
@@ -283,6 +289,20 @@ private:
     push(dist, j);
   }
 
+  // Of many columns the free ones first: no other counts that is as far as the nearest of them.
+  template <class Column, class Distance>
+  void reach_free_first(std::int64_t count, const Column &column, const Distance &distance,
+                        std::int64_t from) {
+    interrupt_(count);
+    for (const bool held : {false, true}) {
+      for (std::int64_t k = 0; k < count; ++k) {
+        if (const std::int64_t j = column(k); (matching_.row_of[j] >= 0) == held) {
+          reach(j, distance(j), from);
+        }
+      }
+    }
+  }
+
   // At most n columns and n bounds wait at a time: the other events are out of date.
   void push(double key, std::int64_t node) {
     if (heap_.size() == heap_.capacity()) {
@@ -311,20 +331,17 @@ private:
       const double offset = base - classes_.row_value[i];
       if (offset < class_row_base_) {
         class_row_base_ = offset;
-        interrupt_(n_);
-        for (std::int64_t j = 0; j < n_; ++j) {
-          if (offset + matching_.price[j] < nearest_free_) {
-            reach(j, offset + matching_.price[j], i);
-          }
-        }
+        reach_free_first(
+            n_, [](std::int64_t k) { return k; },
+            [&](std::int64_t j) { return offset + matching_.price[j]; }, i);
       }
       return;
     }
     if (base < class_col_base_) {
       class_col_base_ = base;
-      for (const std::int64_t j : class_cols_) {
-        reach(j, base - class_profit(j), i);
-      }
+      reach_free_first(
+          std::ssize(class_cols_), [&](std::int64_t k) { return class_cols_[k]; },
+          [&](std::int64_t j) { return base - class_profit(j); }, i);
     }
     relax(i, base);
     if (base - bound_[i] < nearest_free_) {
@@ -364,10 +381,10 @@ private:
     }
   }
 
-  const RowMatrix<T> &matrix_;
+  const Matrix &matrix_;
   SolverWork &work_;
   const std::int64_t capacity_;
-  CandidateScan<T> candidates_;
+  CandidateScan<Matrix> candidates_;
   std::vector<double> values_; // of the listed columns, capacity_ places to each row
   std::vector<std::int32_t> cols_, sizes_;
   std::vector<double> bound_;
@@ -383,15 +400,19 @@ private:
 
 } // namespace
 
-template <class T>
-SolverResult solve_lists(const RowMatrix<T> &matrix, const Classes &classes, Matching &matching,
+template <class Matrix>
+SolverResult solve_lists(const Matrix &matrix, const Classes &classes, Matching &matching,
                          const SolverOptions &options, Interrupt &interrupt, SolverWork &work) {
-  return ListSolver<T>(matrix, classes, matching, interrupt, work).run(options);
+  return ListSolver<Matrix>(matrix, classes, matching, interrupt, work).run(options);
 }
 
 template SolverResult solve_lists(const RowMatrix<float> &, const Classes &, Matching &,
                                   const SolverOptions &, Interrupt &, SolverWork &);
 template SolverResult solve_lists(const RowMatrix<double> &, const Classes &, Matching &,
+                                  const SolverOptions &, Interrupt &, SolverWork &);
+template SolverResult solve_lists(const TurnedMatrix<float> &, const Classes &, Matching &,
+                                  const SolverOptions &, Interrupt &, SolverWork &);
+template SolverResult solve_lists(const TurnedMatrix<double> &, const Classes &, Matching &,
                                   const SolverOptions &, Interrupt &, SolverWork &);
 
 } // namespace lmc

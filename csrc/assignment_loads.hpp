@@ -197,7 +197,7 @@ private:
   }
 
   const Copies &copies_;
-  CandidateScan<T> candidates_;
+  CandidateScan<RowMatrix<T>> candidates_;
   std::vector<Candidate> found_;
   double largest_price_ = 0;
 };

@@ -14,13 +14,15 @@ namespace lmc {
 // Polls the caller's interrupt once in about a million elementary steps.
 class Interrupt {
 public:
+  static constexpr std::int64_t period = std::int64_t{1} << 20;
+
   explicit Interrupt(const std::function<bool()> &callback) : callback_(callback) {}
 
   // True once the caller wants to stop; `work` is the number of elements touched since the last
   // call.
   bool operator()(std::int64_t work) {
     work_ += work;
-    if (work_ < (std::int64_t{1} << 20) || !callback_) {
+    if (work_ < period || !callback_) {
       return stopped_;
     }
     work_ = 0;
@@ -64,6 +66,8 @@ private:
 
 // A matrix read in place, row by row: sign * data on the grid is to be maximised.
 template <class T> struct RowMatrix {
+  using Value = T;
+
   const T *row(std::int64_t i) const { return data + i * stride; }
   double exact(std::int64_t i, std::int64_t j) const {
     return grid(static_cast<double>(sign * row(i)[j]));
@@ -107,6 +111,7 @@ struct SolverOptions {
   double tolerance = 0; // of the gap, on the grid
   bool warm = false;    // the prices are those of a similar problem
   bool tied = false;    // many rows have several best entries: scaling would only order the ties
+  bool scaling = true;  // else lists leave a problem unfinished that is worth it
   std::int64_t open_share = 16;    // scaling is for more open rows than this part of all
   std::int64_t spread_sample = 32; // so many rows tell the scale of epsilon
 };
@@ -117,6 +122,6 @@ struct SolverWork {
   std::int64_t augmentations = 0; // shortest paths searched
 };
 
-enum class SolverResult { ok, infeasible, interrupted };
+enum class SolverResult { ok, infeasible, interrupted, unfinished };
 
 } // namespace lmc

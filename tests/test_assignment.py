@@ -235,7 +235,7 @@ def test_regrets_against_solving_without_the_pair(kind):
             assert (result.margins <= result.regrets).all()
 
 
-@pytest.mark.parametrize("shape", [(330, 330), (300, 345), (345, 300)])
+@pytest.mark.parametrize("shape", [(330, 330), (300, 345), (345, 300), (470, 230)])
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_regrets_beyond_the_lists(kind, shape):
     rng = np.random.default_rng(19)
@@ -530,7 +530,7 @@ def test_many_threads_at_once():
     assert same == [True] * 30
 
 
-@pytest.mark.parametrize("shape", [(330, 330), (300, 345), (345, 300)])
+@pytest.mark.parametrize("shape", [(330, 330), (300, 345), (345, 300), (470, 230)])
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_wide_matrices_against_scipy_certificate_and_other_orientation(kind, shape):
     rng = np.random.default_rng(11)
@@ -627,6 +627,25 @@ def test_wide_matrices_take_little_work():
     assert result.rows_read <= 3.2 * rows
     assert result.list_visits <= 8 * rows
     assert result.augmentations <= rows / 32
+
+
+# Each column reads the rows once, and no row without a partner looks for one.
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tall_matrices_take_little_work(dtype):
+    rng = np.random.default_rng(3)
+    rows, cols = 2101, 1037
+    cost = rng.standard_normal((rows, 6)) @ rng.standard_normal((6, cols))
+    cost += 0.5 * rng.standard_normal((rows, cols))
+    cost[rng.random(rows) < 0.1] = 0
+    cost[:, rng.random(cols) < 0.1] = 0
+    cost = cost.astype(dtype)
+    result = solve_assignment(cost, maximize=True)
+    assert result.gap == 0.0
+    assert result.rows_read <= 2 * rows + 1.1 * cols
+    assert result.list_visits <= 8 * cols
+    assert result.augmentations <= cols / 4
+    other = solve_assignment(np.asfortranarray(cost), maximize=True)
+    assert (other.cols == result.cols).all()
 
 
 # A network with itself, dead units and all.
