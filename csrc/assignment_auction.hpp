@@ -22,6 +22,7 @@ struct Choice {
 // Gauss-Seidel auction with epsilon scaling (Bertsekas, Annals of Operations Research 14, 1988,
 // 105-123) on the squared problem. How rows are looked at is the derived solver's:
 //   choose(i, epsilon)  the two best columns of row i, within looseness(epsilon) of the truth
+//   alone               what a bid costs more of the budget where no other row looks meanwhile
 //   choose_best(i)      the same, where `second` may be too small
 //   free_tie(i, best)   a column nobody holds that yields row i `best`, or -1
 //   profit(i, j)        exactly
@@ -168,6 +169,7 @@ private:
       const Choice choice = self().choose(i, epsilon);
       if (free_.empty()) {
         respond(i, choice, epsilon, budget);
+        budget -= Solver::alone;
         continue;
       }
       const std::int64_t k = next_free();

@@ -45,6 +45,8 @@ public:
   }
 
 private:
+  static constexpr std::int64_t alone = 1; // a look takes as long as a step of a search
+
   // Constant rows and dummies count as zero: a constant changes nothing but their own profit.
   const T *row(std::int64_t i) const {
     return is_class(classes_.row_value[i]) ? none_.data() : matrix_.row(i);

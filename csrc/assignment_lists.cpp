@@ -82,6 +82,8 @@ public:
   }
 
 private:
+  static constexpr std::int64_t alone = 0;
+
   // What row i gets for column j, both on the grid.
   double value(std::int64_t i, std::int64_t j) const {
     if (is_class(classes_.row_value[i])) {

@@ -16,13 +16,18 @@ constexpr double largest_residual = 0.1; // share of the sample's energy that ra
 // A sample of rows and columns, with the means of both taken out, minus the cross through its
 // largest entry. Returns the row of that entry in the matrix, -1 if too much is left.
 template <class T> std::int64_t pivot_row(const RowMatrix<T> &matrix) {
+  using Line = std::array<double, sample>;
   const auto place = [&matrix](int k) { return (2 * k + 1) * matrix.rows / (2 * sample); };
-  std::array<std::array<double, sample>, sample> a;
-  std::array<double, sample> column_mean{};
+  std::array<Line, sample> a;
+  Line column_mean{};
+  // Most matrices are seen not to be nearly of rank one: what runs once is to be short.
+#pragma GCC unroll 1
   for (int i = 0; i < sample; ++i) {
+    const T *row = matrix.row(place(i));
     double mean = 0;
+#pragma GCC unroll 1
     for (int j = 0; j < sample; ++j) {
-      a[i][j] = static_cast<double>(matrix.sign * matrix.row(place(i))[place(j)]);
+      a[i][j] = static_cast<double>(matrix.sign * row[place(j)]);
       mean += a[i][j] / sample;
     }
     for (int j = 0; j < sample; ++j) {
@@ -30,14 +35,18 @@ template <class T> std::int64_t pivot_row(const RowMatrix<T> &matrix) {
       column_mean[j] += a[i][j] / sample;
     }
   }
-  double energy = 0;
+  Line energies{};
   double peak = 0;
   int at_row = 0;
   int at_col = 0;
+#pragma GCC unroll 1
   for (int i = 0; i < sample; ++i) {
     for (int j = 0; j < sample; ++j) {
       a[i][j] -= column_mean[j];
-      energy += a[i][j] * a[i][j];
+      energies[j] += a[i][j] * a[i][j];
+    }
+#pragma GCC unroll 1
+    for (int j = 0; j < sample; ++j) {
       if (std::abs(a[i][j]) > peak) {
         peak = std::abs(a[i][j]);
         at_row = i;
@@ -45,14 +54,16 @@ template <class T> std::int64_t pivot_row(const RowMatrix<T> &matrix) {
       }
     }
   }
+  const double most = largest_residual * std::accumulate(energies.begin(), energies.end(), 0.0);
   double left = 0;
-  for (int i = 0; i < sample; ++i) {
+  for (int i = 0; i < sample && left <= most; ++i) {
+    const double factor = a[i][at_col] / a[at_row][at_col];
     for (int j = 0; j < sample; ++j) {
-      const double rest = a[i][j] - a[i][at_col] * a[at_row][j] / a[at_row][at_col];
+      const double rest = a[i][j] - factor * a[at_row][j];
       left += rest * rest;
     }
   }
-  return left <= largest_residual * energy && peak > 0 ? place(at_row) : -1;
+  return left <= most && peak > 0 ? place(at_row) : -1;
 }
 
 // sum += factor * sign * row; returns the product of sign * row with y.
