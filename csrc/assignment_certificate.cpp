@@ -8,6 +8,7 @@
 
 #include "assignment_dense_rows.hpp"
 #include "assignment_exact_rows.hpp"
+#include "assignment_scratch.hpp"
 #include "parallel.hpp"
 
 namespace lmc {
@@ -72,7 +73,7 @@ Certificate certify(const RowMatrix<T> &matrix, const Matching &matching, Margin
   }
   const PricedMatching priced{matching.col_of.data(), matching.row_floor, price};
   const auto unit = static_cast<T>(power_of_two(matrix.grid.exponent));
-  std::vector<T> rounded(matrix.cols);
+  Scratch<T> rounded(matrix.cols);
   const double largest = round_prices(price, unit, rounded.data(), matrix.cols);
   const bool with_margins = margins == Margins::of_rows;
   if (with_margins) {

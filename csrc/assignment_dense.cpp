@@ -9,6 +9,7 @@
 #include "assignment_dense_rows.hpp"
 #include "assignment_exact_rows.hpp"
 #include "assignment_rows.hpp"
+#include "assignment_scratch.hpp"
 
 namespace lmc {
 namespace {
@@ -31,6 +32,7 @@ public:
         unit_(static_cast<T>(power_of_two(matrix.grid.exponent))),
         in_float32_(std::is_same_v<T, float> && matrix.grid.leaves_float32_room()),
         rounded_(stride_), none_(class_rows_.empty() ? 0 : matrix.cols) {
+    std::fill_n(rounded_.data() + n_, stride_ - n_, T{0});
     largest_price_ = round_prices(matching.price.data(), unit_, rounded_.data(), n_);
     cover_prices(std::max(1.0, 2 * largest_price_));
   }
@@ -52,9 +54,9 @@ private:
     return is_class(classes_.row_value[i]) ? none_.data() : matrix_.row(i);
   }
 
-  double value(std::int64_t i, std::int64_t j) const {
-    return matrix_.grid(static_cast<double>(matrix_.sign * row(i)[j]));
-  }
+  double on_grid(T entry) const { return matrix_.grid(static_cast<double>(matrix_.sign * entry)); }
+
+  double value(std::int64_t i, std::int64_t j) const { return on_grid(row(i)[j]); }
 
   double profit(std::int64_t i, std::int64_t j) const { return value(i, j) - matching_.price[j]; }
 
@@ -130,7 +132,8 @@ private:
     yield_.resize(stride_);
     toll_.resize(stride_);
     onward_.resize(n_);
-    scanned_.reserve(n_);
+    scanned_.resize(n_);
+    std::fill_n(toll_.data() + n_, stride_ - n_, 0.0);
     for (std::int64_t j = 0; j < n_; ++j) {
       const std::int64_t i = matching_.row_of[j];
       toll_[j] = matching_.price[j] + (i < 0 ? 0.0 : held_);
@@ -146,19 +149,20 @@ private:
   }
 
   struct Scanned {
+    const T *line;         // the row's entries
     std::int64_t row, col; // the row and the column through which it was reached (-1: the start)
     double yield, shift;   // the column's, and what it leaves to the row's other columns
   };
 
   SolverResult augment(std::int64_t start) {
     ++work_.augmentations;
-    std::fill(yield_.begin(), yield_.end(), -infinity);
-    scanned_.clear();
-    Scanned last{start, -1, 0.0, 0.0};
+    std::fill_n(yield_.data(), stride_, -infinity);
+    std::int64_t scanned = 0;
+    Scanned last{row(start), start, -1, 0.0, 0.0};
     Nearest nearest{};
     while (true) {
-      scanned_.push_back(last);
-      nearest = relax(matrix_, row(last.row), last.shift, last.col, toll_.data(), yield_.data());
+      scanned_[scanned++] = last;
+      nearest = relax(matrix_, last.line, last.shift, last.col, toll_.data(), yield_.data());
       ++work_.rows_read;
       if (interrupt_(stride_)) {
         return SolverResult::interrupted;
@@ -166,14 +170,15 @@ private:
       if (nearest.col < 0) {
         return SolverResult::infeasible;
       }
-      last = {matching_.row_of[nearest.col], nearest.col, nearest.yield,
-              nearest.yield + onward_[nearest.col]};
-      if (last.row < 0) {
+      const std::int64_t holder = matching_.row_of[nearest.col];
+      if (holder < 0) {
         break;
       }
+      last = {row(holder), holder, nearest.col, nearest.yield,
+              nearest.yield + onward_[nearest.col]};
     }
     flip_path(nearest.col, nearest.yield);
-    for (std::size_t k = 1; k < scanned_.size(); ++k) {
+    for (std::int64_t k = 1; k < scanned; ++k) {
       const std::int64_t j = scanned_[k].col;
       const double rise = scanned_[k].yield + held_ - nearest.yield;
       matching_.price[j] += rise;
@@ -190,8 +195,8 @@ private:
   void flip_path(std::int64_t j, double yield) {
     while (true) {
       const double toll = matching_.price[j] + (matching_.row_of[j] < 0 ? 0.0 : held_);
-      std::size_t k = 0;
-      while (value(scanned_[k].row, j) + scanned_[k].shift - toll != yield) {
+      std::int64_t k = 0;
+      while (on_grid(scanned_[k].line[j]) + scanned_[k].shift - toll != yield) {
         ++k;
       }
       const std::int64_t i = scanned_[k].row;
@@ -215,11 +220,13 @@ private:
   // What a path to a held column costs more: less than the grid's step, so that of columns equally
   // near one without partner comes first.
   const double held_ = step_ / 2;
-  std::vector<T> rounded_, none_;
-  std::vector<double> yield_, scratch_;
-  std::vector<double> toll_;   // the prices, held columns' with held_, infinity once scanned
-  std::vector<double> onward_; // what a path's yield changes by from a column through its row
-  std::vector<Scanned> scanned_;
+  Scratch<T> rounded_;
+  std::vector<T> none_;
+  Scratch<double> yield_;
+  std::vector<double> scratch_;
+  Scratch<double> toll_;   // the prices, held columns' with held_, infinity once scanned
+  Scratch<double> onward_; // what a path's yield changes by from a column through its row
+  Scratch<Scanned> scanned_;
 };
 
 } // namespace
