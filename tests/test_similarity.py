@@ -154,7 +154,7 @@ def test_row_inner_products_equal_those_in_float64(shape, dtype):
             moved = b if by_rows is None else b[by_rows]
             moved = moved if by_columns is None else moved[:, by_columns]
             expected = (a.double() * moved.double()).reshape(shape[0], -1).sum(1)
-            found = row_inner_products([Pairing(a, b, by_rows, by_columns)])[0]
+            found = row_inner_products([Pairing(a, b, by_rows, by_columns)])
             scale = a[0].numel() ** 0.5
             torch.testing.assert_close(
                 found, expected, rtol=0, atol=40 * scale * torch.finfo(dtype).eps

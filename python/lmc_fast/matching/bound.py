@@ -96,7 +96,7 @@ def _norms(entries: Sequence[Unfolded]) -> list[tuple[NDArray[Any], NDArray[Any]
     sides = [side.contiguous() for entry in entries for side in (entry.a, entry.b)]
     if not sides:
         return []
-    squares = torch.cat(row_inner_products([Pairing(rows, rows) for rows in sides]))
+    squares = row_inner_products([Pairing(rows, rows) for rows in sides])
     slack = [1 + rows[0].numel() * torch.finfo(rows.dtype).eps for rows in sides]
     sizes = [len(rows) for rows in sides]
     # Not by torch, whose threads would spin in the way of the next products' for milliseconds.

@@ -109,8 +109,7 @@ def weight_objective(
     pairings = [
         _pairing(problem, name, permutation) for name in (problem.a if tensors is None else tensors)
     ]
-    sums = row_inner_products(pairings)
-    return torch.cat(sums).sum().item() if sums else 0.0
+    return row_inner_products(pairings).sum().item()
 
 
 def _pairing(problem: WeightProblem, name: str, permutation: Permutation) -> Pairing:

@@ -147,18 +147,18 @@ class Pairing:
     columns: Tensor | None = None
 
 
-def row_inner_products(pairings: Sequence[Pairing]) -> list[Tensor]:
-    """Return ``<a[r], b[rows[r]][columns]>`` for every row r of every pairing.
+def row_inner_products(pairings: Sequence[Pairing]) -> Tensor:
+    """Return ``<a[r], b[rows[r]][columns]>`` for every row r of one pairing after the other.
 
     Returns
     -------
-    list of Tensor, shape (r,)
+    Tensor, shape (sum of r,)
         float64; runs of at most 1024 products are summed in the dtype of `a` on the CPU.
     """
     if not pairings:
-        return []
+        return torch.zeros(0, dtype=torch.float64)
     if pairings[0].a.device.type != "cpu":
-        return [_row_inner_products(pairing) for pairing in pairings]
+        return torch.cat([_row_inner_products(pairing) for pairing in pairings])
     compiled = []
     held: list[Tensor | None] = []
     for p in pairings:
@@ -176,12 +176,11 @@ def row_inner_products(pairings: Sequence[Pairing]) -> list[Tensor]:
                 math.prod(rest),
             )
         )
-    sizes = [p.a.shape[0] for p in pairings]
-    sums = np.empty(sum(sizes))
+    sums = np.empty(sum(p.a.shape[0] for p in pairings))
     double = pairings[0].a.dtype == torch.float64
     call = _core.row_inner_products_float64 if double else _core.row_inner_products_float32
     call(compiled, sums, torch.get_num_threads())
-    return list(torch.split(torch.from_numpy(sums), sizes))
+    return torch.from_numpy(sums)
 
 
 def _row_inner_products(pairing: Pairing) -> Tensor:
