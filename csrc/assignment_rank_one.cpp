@@ -17,17 +17,17 @@ constexpr double largest_residual = 0.1; // share of the sample's energy that ra
 // largest entry. Returns the row of that entry in the matrix, -1 if too much is left.
 template <class T> std::int64_t pivot_row(const RowMatrix<T> &matrix) {
   using Line = std::array<double, sample>;
-  const auto place = [&matrix](int k) { return (2 * k + 1) * matrix.rows / (2 * sample); };
+  const auto place = [](int k, std::int64_t lines) { return (2 * k + 1) * lines / (2 * sample); };
   std::array<Line, sample> a;
   Line column_mean{};
   // Most matrices are seen not to be nearly of rank one: what runs once is to be short.
 #pragma GCC unroll 1
   for (int i = 0; i < sample; ++i) {
-    const T *row = matrix.row(place(i));
+    const T *row = matrix.row(place(i, matrix.rows));
     double mean = 0;
 #pragma GCC unroll 1
     for (int j = 0; j < sample; ++j) {
-      a[i][j] = static_cast<double>(matrix.sign * row[place(j)]);
+      a[i][j] = static_cast<double>(matrix.sign * row[place(j, matrix.cols)]);
       mean += a[i][j] / sample;
     }
     for (int j = 0; j < sample; ++j) {
@@ -63,14 +63,20 @@ template <class T> std::int64_t pivot_row(const RowMatrix<T> &matrix) {
       left += rest * rest;
     }
   }
-  return left <= most && peak > 0 ? place(at_row) : -1;
+  return left <= most && peak > 0 ? place(at_row, matrix.rows) : -1;
 }
 
-// sum += factor * sign * row; returns the product of sign * row with y.
+// Of sign * row: its product with y and its sum.
+struct Products {
+  double with_y, with_ones;
+};
+
+// sum += factor * sign * row.
 template <class T>
-LMC_INLINE double add_row_impl(const T *row, T sign, double factor, const double *y, double *sum,
-                               std::int64_t count) {
+LMC_INLINE Products add_row_impl(const T *row, T sign, double factor, const double *y, double *sum,
+                                 std::int64_t count) {
   Doubles product[2] = {};
+  Doubles plain[2] = {};
   std::int64_t j = 0;
   for (; j + 2 * width<double> <= count; j += 2 * width<double>) {
     for (int k = 0; k < 2; ++k) {
@@ -78,24 +84,26 @@ LMC_INLINE double add_row_impl(const T *row, T sign, double factor, const double
       const Doubles a = widened(row + at) * static_cast<double>(sign);
       store(sum + at) = load(sum + at) + a * factor;
       product[k] += a * load(y + at);
+      plain[k] += a;
     }
   }
-  const Doubles both = product[0] + product[1];
-  double total = both[0] + both[1] + both[2] + both[3];
+  const auto total_of = [](const Doubles &v) { return (v[0] + v[1]) + (v[2] + v[3]); };
+  Products result{total_of(product[0] + product[1]), total_of(plain[0] + plain[1])};
   for (; j < count; ++j) {
     const auto a = static_cast<double>(row[j] * sign);
     sum[j] += a * factor;
-    total += a * y[j];
+    result.with_y += a * y[j];
+    result.with_ones += a;
   }
-  return total;
+  return result;
 }
 
-LMC_CLONES double add_row(const float *row, float sign, double factor, const double *y, double *sum,
-                          std::int64_t count) {
+LMC_CLONES Products add_row(const float *row, float sign, double factor, const double *y,
+                            double *sum, std::int64_t count) {
   return add_row_impl(row, sign, factor, y, sum, count);
 }
-LMC_CLONES double add_row(const double *row, double sign, double factor, const double *y,
-                          double *sum, std::int64_t count) {
+LMC_CLONES Products add_row(const double *row, double sign, double factor, const double *y,
+                            double *sum, std::int64_t count) {
   return add_row_impl(row, sign, factor, y, sum, count);
 }
 
@@ -108,50 +116,110 @@ std::vector<std::int64_t> ascending(const std::vector<double> &values) {
   return order;
 }
 
+double sum_of(const std::vector<double> &values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
+double energy_of(const std::vector<double> &values, double mean) {
+  return std::accumulate(values.begin(), values.end(), 0.0, [mean](double sum, double value) {
+    return sum + (value - mean) * (value - mean);
+  });
+}
+
+// What a matrix is nearly the sum of: r_i + c_j + x_i y_j, where y has mean zero and c takes up
+// that of r. Dummies have nothing: x, y and c cover them, r is of the rows alone.
+struct RankOne {
+  std::vector<double> x, y, c, r;
+  double mean_x = 0;
+};
+
+// By y, the difference of the pivot row and the mean of a few others. False where that is nothing.
+template <class T>
+bool split(const RowMatrix<T> &matrix, std::int64_t pivot, RankOne &parts, Interrupt &interrupt) {
+  const std::int64_t m = matrix.rows;
+  const std::int64_t n = matrix.cols;
+  auto &[x, y, c, r, mean_x] = parts;
+  for (std::vector<double> *part : {&x, &y, &c}) {
+    part->resize(std::max(m, n));
+  }
+  r.resize(m);
+  for (int k = 0; k < sample; ++k) {
+    add_row(matrix.row((2 * k + 1) * m / (2 * sample)), matrix.sign, -1.0 / sample, y.data(),
+            y.data(), n);
+  }
+  add_row(matrix.row(pivot), matrix.sign, 1.0, y.data(), y.data(), n);
+  const double mean_y = sum_of(y) / static_cast<double>(n);
+  std::for_each(y.begin(), y.begin() + n, [mean_y](double &value) { value -= mean_y; });
+  const double norm = energy_of(y, 0.0);
+  if (!(norm > 0)) {
+    return false;
+  }
+  for (std::int64_t i = 0; i < m && !interrupt(2 * n); ++i) {
+    const Products products = add_row(matrix.row(i), matrix.sign, 1.0, y.data(), c.data(), n);
+    x[i] = products.with_y / norm;
+    r[i] = products.with_ones / static_cast<double>(n);
+  }
+  mean_x = sum_of(x) / static_cast<double>(m);
+  for (std::int64_t j = 0; j < n; ++j) {
+    c[j] = c[j] / static_cast<double>(m) - mean_x * y[j];
+  }
+  return true;
+}
+
+// Dummy rows are worth nothing to any column. Beside them c must be small, and is dropped.
+bool drop_columns_part(std::int64_t m, RankOne &parts) {
+  const double mean = sum_of(parts.c) / static_cast<double>(parts.c.size());
+  const double left = energy_of(parts.c, mean);
+  std::fill(parts.c.begin(), parts.c.end(), 0.0);
+  return left * static_cast<double>(m) <=
+         largest_residual * energy_of(parts.x, 0.0) * energy_of(parts.y, 0.0);
+}
+
+// Dummy columns are worth nothing to any row. Beside them r must nearly be a multiple of x, which
+// becomes part of x_i y_j.
+bool merge_rows_part(std::int64_t n, RankOne &parts) {
+  auto &[x, y, c, r, mean_x] = parts;
+  const double mean_r = sum_of(r) / static_cast<double>(r.size());
+  const double norm = energy_of(x, mean_x);
+  double slope = 0;
+  for (std::size_t i = 0; i < r.size(); ++i) {
+    slope += (r[i] - mean_r) * (x[i] - mean_x);
+  }
+  slope /= norm;
+  for (std::size_t i = 0; i < r.size(); ++i) {
+    r[i] -= slope * (x[i] - mean_x);
+  }
+  for (std::int64_t j = 0; j < n; ++j) {
+    y[j] += slope;
+    c[j] -= slope * mean_x;
+  }
+  return norm > 0 && energy_of(r, mean_r) * static_cast<double>(n) <=
+                         largest_residual * energy_of(y, 0.0) * norm;
+}
+
 } // namespace
 
 template <class T>
 bool rank_one_prices(const RowMatrix<T> &matrix, std::vector<double> &price, Interrupt &interrupt) {
-  const std::int64_t n = matrix.rows;
+  const std::int64_t m = matrix.rows;
+  const std::int64_t n = matrix.cols;
   // Squares must stay within the range of doubles.
-  const bool suitable = n == matrix.cols && n >= 2 * sample && std::abs(matrix.grid.exponent) < 400;
+  const bool suitable = std::min(m, n) >= 2 * sample && std::abs(matrix.grid.exponent) < 400;
   const std::int64_t pivot = suitable ? pivot_row(matrix) : -1;
-  if (pivot < 0) {
+  RankOne parts;
+  if (pivot < 0 || !split(matrix, pivot, parts, interrupt) ||
+      (m < n && !drop_columns_part(m, parts)) || (m > n && !merge_rows_part(n, parts))) {
     return false;
   }
-  // y: the difference of the pivot row and the mean of a few others.
-  std::vector<double> y(n, 0.0);
-  for (int k = 0; k < sample; ++k) {
-    add_row(matrix.row((2 * k + 1) * n / (2 * sample)), matrix.sign, -1.0 / sample, y.data(),
-            y.data(), n);
-  }
-  add_row(matrix.row(pivot), matrix.sign, 1.0, y.data(), y.data(), n);
-  const double mean_y = std::accumulate(y.begin(), y.end(), 0.0) / static_cast<double>(n);
-  double norm = 0;
-  for (double &value : y) {
-    value -= mean_y;
-    norm += value * value;
-  }
-  if (!(norm > 0)) {
-    return false;
-  }
-  // x up to a constant, which the columns' part c takes up.
-  std::vector<double> x(n);
-  std::vector<double> c(n, 0.0);
-  double mean_x = 0;
-  for (std::int64_t i = 0; i < n && !interrupt(2 * n); ++i) {
-    x[i] = add_row(matrix.row(i), matrix.sign, 1.0, y.data(), c.data(), n) / norm;
-    mean_x += x[i] / static_cast<double>(n);
-  }
-  const std::vector<std::int64_t> rows = ascending(x);
-  const std::vector<std::int64_t> cols = ascending(y);
+  const std::vector<std::int64_t> rows = ascending(parts.x);
+  const std::vector<std::int64_t> cols = ascending(parts.y);
   double rise = 0;
-  for (std::int64_t k = 0; k < n; ++k) {
+  for (std::size_t k = 0; k < cols.size(); ++k) {
     const std::int64_t j = cols[k];
     if (k > 0) {
-      rise += (x[rows[k - 1]] + x[rows[k]]) / 2 * (y[j] - y[cols[k - 1]]);
+      rise += (parts.x[rows[k - 1]] + parts.x[rows[k]]) / 2 * (parts.y[j] - parts.y[cols[k - 1]]);
     }
-    price[j] = matrix.grid(c[j] / static_cast<double>(n) - mean_x * y[j] + rise);
+    price[j] = matrix.grid(parts.c[j] + rise);
   }
   return true;
 }

@@ -552,7 +552,7 @@ def test_wide_matrices_against_scipy_certificate_and_other_orientation(kind, sha
 
 
 # Widths that are no multiple of any vector or block, wide enough for groups of several entries.
-@pytest.mark.parametrize("shape", [(523, 523), (611, 1003), (1029, 701)])
+@pytest.mark.parametrize("shape", [(523, 523), (611, 1003), (1029, 701), (1203, 611)])
 @pytest.mark.parametrize("kind", ["uniform", "low rank", "dead", "integers", "products"])
 def test_widths_beyond_whole_blocks(kind, shape):
     cost = random_matrix(np.random.default_rng(16), kind, *shape)
@@ -646,6 +646,17 @@ def test_tall_matrices_take_little_work(dtype):
     assert result.augmentations <= cols / 4
     other = solve_assignment(np.asfortranarray(cost), maximize=True)
     assert (other.cols == result.cols).all()
+
+
+# Sorted products: dummies are sorted along with the rows and columns.
+@pytest.mark.parametrize("shape", [(400, 1000), (1000, 400), (500, 600), (600, 500)])
+def test_products_take_little_work(shape):
+    cost = random_matrix(np.random.default_rng(0), "products", *shape)
+    result = solve_assignment(cost)
+    assert result.gap == 0.0
+    assert result.rows_read <= 8 * max(shape)
+    assert result.list_visits <= 32 * max(shape)
+    assert result.augmentations <= max(shape) / 2
 
 
 # A network with itself, dead units and all.
