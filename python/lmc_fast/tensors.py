@@ -19,9 +19,9 @@ def check_readable(op: str, tensor: torch.Tensor) -> None:
         )
     plain = type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
     if (
-        tensor.device.type == "meta"
+        tensor.is_meta
         or (not plain and hasattr(tensor, "fake_mode"))
         or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     ):
-        kind = "a meta tensor" if tensor.device.type == "meta" else "a tensor under a transform"
+        kind = "a meta tensor" if tensor.is_meta else "a tensor under a transform"
         raise TypeError(f"[{op}] expected a tensor with values in memory, got {kind}")

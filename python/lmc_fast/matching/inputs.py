@@ -26,13 +26,12 @@ def check_alike(state_a: Mapping[str, Tensor], state_b: Mapping[str, Tensor]) ->
             continue
         if x.is_complex():
             differences.append(f"{name} ({x.dtype}; expected real weights)")
-        for what, left, right in (
-            ("shape", tuple(x.shape), tuple(y.shape)),
-            ("dtype", x.dtype, y.dtype),
-            ("device", x.device, y.device),
-        ):
-            if left != right:
-                differences.append(f"{name} ({what} {left} in A, {right} in B)")
+        if x.shape != y.shape:
+            differences.append(f"{name} (shape {tuple(x.shape)} in A, {tuple(y.shape)} in B)")
+        if x.dtype != y.dtype:
+            differences.append(f"{name} (dtype {x.dtype} in A, {y.dtype} in B)")
+        if x.device != y.device:
+            differences.append(f"{name} (device {x.device} in A, {y.device} in B)")
     if differences:
         more = len(differences) - MAX_OFFENDERS
         raise SpecMismatchError(
