@@ -468,8 +468,7 @@ NB_MODULE(_core, m) {
           nb::arg("v").none(), nb::arg("margins").none(), nb::arg("regrets").none());
   m.def("solve_assignments", &solve_assignments, nb::arg("batches"), nb::arg("maximize"),
         nb::arg("keep"), nb::arg("max_gap"), nb::arg("threads"));
-  m.def("solve_matrix", &solve_matrix, nb::arg("matrix").noconvert(), nb::arg("maximize"),
-        nb::arg("threads"), nb::arg("pairs").noconvert());
+  m.def("solve_matrix", &solve_matrix); // without names, which would cost it time
   bind_cuda(m);
   m.attr("best_instruction_set") = lmc::best_instruction_set();
   m.def("add_products_float32", &add_products<float>, nb::arg("updates"),

@@ -34,7 +34,8 @@ def solve_matrix(
     matrix: NDArray[np.float32] | NDArray[np.float64],
     maximize: bool,
     threads: int,
-    cols_out: NDArray[np.int64],
+    pairs: NDArray[np.int64],
+    /,
 ) -> bool: ...
 def cuda_device_count() -> int: ...
 

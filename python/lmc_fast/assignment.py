@@ -124,7 +124,7 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
     >>> linear_sum_assignment([[4, 1, 3], [2, 0, 5], [3, 2, 2]])
     (array([0, 1, 2]), array([1, 0, 2]))
     """
-    plain = _plain_array(cost)
+    plain = cost if type(cost) is np.ndarray else _plain_tensor(cost)
     if plain is not None and plain.ndim == 2:
         rows, width = plain.shape
         threads = torch.get_num_threads() if rows * width > _ONE_THREAD else 1
@@ -329,10 +329,8 @@ def _placed(
     return placement.solve_placed(costs, maximize=maximize, prefer=wanted, initial_v=hints)
 
 
-def _plain_array(cost: Any) -> NDArray[Any] | None:
-    """Return an array, or a tensor that is one in the processor's memory, as such an array."""
-    if type(cost) is np.ndarray:
-        return cost
+def _plain_tensor(cost: Any) -> NDArray[Any] | None:
+    """Return a tensor that is a plain array in the processor's memory as such an array."""
     if (
         type(cost) is torch.Tensor
         and cost.dtype in (torch.float32, torch.float64)
