@@ -240,27 +240,33 @@ private:
     }
   }
 
-  // The constant rows together take the cheapest columns, all at the price of the cheapest they
-  // leave to others: one bid instead of as many price wars.
+  // The constant rows without a column together take the cheapest that no constant row has, and all
+  // of them pay what the cheapest they leave to others costs: one bid instead of as many price
+  // wars.
   void bid_as_class(double epsilon) {
-    for (const std::int64_t i : class_rows_) {
-      leave(i);
+    // At equal prices columns without holder go first.
+    by_price_.clear();
+    for (std::int64_t j = 0; j < n_; ++j) {
+      const std::int64_t holder = matching_.row_of[j];
+      if (holder < 0) {
+        by_price_.push_back({matching_.price[j], j - n_});
+      } else if (!is_class(classes_.row_value[holder])) {
+        by_price_.push_back({matching_.price[j], j});
+      }
+    }
+    const std::int64_t count = std::ssize(free_class_rows_);
+    const auto next = by_price_.begin() + std::min(count, std::ssize(by_price_) - 1);
+    std::nth_element(by_price_.begin(), next, by_price_.end());
+    const double floor = next->first + epsilon;
+    for (std::int64_t k = 0; k < count; ++k) {
+      const std::int64_t j = by_price_[k].second;
+      take(free_class_rows_[k], j < 0 ? j + n_ : j);
     }
     free_class_rows_.clear();
-    // At equal prices columns without holder go first.
-    by_price_.resize(n_);
-    for (std::int64_t j = 0; j < n_; ++j) {
-      by_price_[j] = {matching_.price[j], matching_.row_of[j] < 0 ? j - n_ : j};
-    }
-    const auto count = static_cast<std::int64_t>(class_rows_.size());
-    const std::int64_t next = std::min(count, n_ - 1);
-    std::nth_element(by_price_.begin(), by_price_.begin() + next, by_price_.end());
-    const double floor = by_price_[next].first + epsilon;
-    for (std::int64_t k = 0; k < count; ++k) {
-      const std::int64_t j =
-          by_price_[k].second < 0 ? by_price_[k].second + n_ : by_price_[k].second;
-      set_price(j, std::max(matching_.price[j], floor));
-      take(class_rows_[k], j);
+    for (const std::int64_t i : class_rows_) {
+      if (const std::int64_t j = matching_.col_of[i]; matching_.price[j] < floor) {
+        set_price(j, floor);
+      }
     }
     order_class_cols();
   }

@@ -629,6 +629,16 @@ def test_wide_matrices_take_little_work():
     assert result.augmentations <= rows / 32
 
 
+# Dummies that lose a column bid for another one; the others keep theirs.
+def test_dummies_that_bid_take_little_work():
+    rows, cols = 400, 800
+    cost = random_matrix(np.random.default_rng(5), "low rank", rows, cols)
+    result = solve_assignment(cost, maximize=True)
+    assert result.gap == 0.0
+    assert result.rows_read <= 11.5 * rows
+    assert result.list_visits <= 56 * rows
+
+
 # Each column reads the rows once, and no row without a partner looks for one.
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_tall_matrices_take_little_work(dtype):
