@@ -1,6 +1,7 @@
-"""Other solvers behind one face: prepare(similarity) -> call() -> columns.
+"""Other solvers behind one face: prepare(similarity) -> call() -> columns, or (rows, columns).
 
-Converting the input to what a solver likes best is in `prepare` and not timed.
+Converting the input to what a solver likes best is in `prepare` and not timed. In columns alone,
+-1 stands for a row without one.
 """
 
 from __future__ import annotations
@@ -24,8 +25,22 @@ Prepare = Callable[[Matrix], Call]
 OURS = "lmc_fast"
 
 
+def objective(matrix: Matrix, answer: Any) -> float:
+    """The sum of the chosen entries, if as many are chosen as can be; else -inf."""
+    if isinstance(answer, tuple):
+        rows, cols = map(np.asarray, answer)
+    else:
+        cols = np.asarray(answer)
+        rows = np.flatnonzero(cols >= 0)
+        cols = cols[rows]
+    pairs = min(matrix.shape)
+    if not len(rows) == len(set(rows.tolist())) == len(set(cols.tolist())) == pairs:
+        return -np.inf
+    return float(matrix[rows, cols].sum(dtype=np.float64))
+
+
 def _ours(matrix: Matrix) -> Call:
-    return lambda: linear_sum_assignment(matrix, maximize=True)[1]
+    return lambda: linear_sum_assignment(matrix, maximize=True)
 
 
 def _ours_certified(matrix: Matrix) -> Call:
@@ -34,7 +49,7 @@ def _ours_certified(matrix: Matrix) -> Call:
 
 def _scipy(matrix: Matrix) -> Call:
     cost = -matrix.astype(np.float64)
-    return lambda: optimize.linear_sum_assignment(cost)[1]
+    return lambda: optimize.linear_sum_assignment(cost)
 
 
 def _torch_linear_assignment(matrix: Matrix) -> Call:
@@ -87,10 +102,22 @@ def _module_lap(folder: str | None) -> Any:
         sys.modules.update(kept)
 
 
-def _lap_variant(solve: Any, dtype: type, cols: int) -> Prepare:
+def _lap_columns(solve: Any) -> Prepare:
+    """Of lapjv, which returns (cost, columns of rows, rows of columns)."""
+
+    def prepare(matrix: Matrix) -> Call:
+        cost = np.ascontiguousarray(-matrix, dtype=np.float64)
+        return lambda: np.asarray(solve(cost, extend_cost=True)[1])
+
+    return prepare
+
+
+def _lap_pairs(solve: Any, dtype: type) -> Prepare:
+    """Of what returns (cost, rows, columns)."""
+
     def prepare(matrix: Matrix) -> Call:
         cost = np.ascontiguousarray(-matrix, dtype=dtype)
-        return lambda: np.asarray(solve(cost)[cols])
+        return lambda: solve(cost, extend_cost=True)[1:]
 
     return prepare
 
@@ -111,16 +138,15 @@ def rivals(lap: str | None, lapx: str | None) -> tuple[dict[str, Prepare], list[
         else:
             missing.append(name)
     try:
-        # lap returns (cost, columns of rows, rows of columns).
-        found["lap"] = _lap_variant(_module_lap(lap).lapjv, np.float64, 1)
+        found["lap"] = _lap_columns(_module_lap(lap).lapjv)
     except ImportError:
         missing.append("lap")
     try:
         module_lapx = _module_lap(lapx)
-        found["lapx lapjv"] = _lap_variant(module_lapx.lapjv, np.float64, 1)
-        # lapjvx, lapjvs: (cost, rows, columns).
-        found["lapx lapjvx"] = _lap_variant(module_lapx.lapjvx, np.float64, 2)
-        found["lapx lapjvs"] = _lap_variant(module_lapx.lapjvs, np.float32, 2)
+        found["lapx lapjv"] = _lap_columns(module_lapx.lapjv)
+        found["lapx lapjvx"] = _lap_pairs(module_lapx.lapjvx, np.float64)
+        for name in ("lapjvs", "lapjvr", "lapjvh"):
+            found[f"lapx {name}"] = _lap_pairs(getattr(module_lapx, name), np.float32)
     except (ImportError, AttributeError):
         missing.append("lapx")
     return found, missing
@@ -136,3 +162,7 @@ LARGEST = {
     "lapx lapjvx": 2048,
 }
 """Widths above which a rival would take most of the run's time."""
+
+SQUARE_ONLY = ("lapjv", "ortools", "POT")
+PADDING = ("lap", "lapx lapjv", "lapx lapjvx", "lapx lapjvs")
+"""Rivals that make a rectangle a square: its longer side counts."""
