@@ -1,6 +1,7 @@
 #include "inner_products_cpu.hpp"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "parallel.hpp"
 #include "simd.hpp"
@@ -12,15 +13,16 @@ namespace {
 
 constexpr std::int64_t products_per_piece = 1 << 16;
 
-template <class T>
-LMC_CLONES double row_inner_product(const T *a, const T *b, std::int64_t columns,
-                                    std::int64_t block, const std::int64_t *column_index) {
+// Runs of at most 1024 products are summed in T. `block` is a number or a constant.
+template <class T, class Block>
+LMC_INLINE double sum_of_runs(const T *a, const T *b, std::int64_t columns, Block block,
+                              const std::int64_t *column_index) {
   constexpr std::int64_t run = 1024;
   const std::int64_t some = std::max<std::int64_t>(1, run / std::max<std::int64_t>(block, 1));
   double sum = 0.0;
   for (std::int64_t column = 0; column < columns; column += some) {
     for (std::int64_t begin = 0; begin < block; begin += run) {
-      const std::int64_t count = std::min(run, block - begin);
+      const std::int64_t count = std::min<std::int64_t>(run, block - begin);
       Vector<T> total = {};
       T rest = 0;
       for (std::int64_t c = column; c < std::min(column + some, columns); ++c) {
@@ -41,6 +43,15 @@ LMC_CLONES double row_inner_product(const T *a, const T *b, std::int64_t columns
     }
   }
   return sum;
+}
+
+// The kernels of most convolutions have nine numbers; loops of a known length are faster.
+template <class T>
+LMC_CLONES double row_inner_product(const T *a, const T *b, std::int64_t columns,
+                                    std::int64_t block, const std::int64_t *column_index) {
+  return block == 9
+             ? sum_of_runs(a, b, columns, std::integral_constant<std::int64_t, 9>{}, column_index)
+             : sum_of_runs(a, b, columns, block, column_index);
 }
 
 } // namespace
