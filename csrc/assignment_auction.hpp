@@ -246,6 +246,7 @@ private:
   void bid_as_class(double epsilon) {
     // At equal prices columns without holder go first.
     by_price_.clear();
+    by_price_.reserve(n_);
     for (std::int64_t j = 0; j < n_; ++j) {
       const std::int64_t holder = matching_.row_of[j];
       if (holder < 0) {

@@ -186,11 +186,13 @@ LMC_INLINE void pack_span(const Operand<T> &operand, const Span<T> &span, std::i
     }
   };
   // The kernels of most convolutions; loops of a known length take an eighth less time.
-  if (count == 9) {
-    pack_all(std::integral_constant<std::int64_t, 9>{});
-  } else {
-    pack_all(count);
+  if constexpr (WIDE && std::is_same_v<T, float>) {
+    if (count == 9) {
+      pack_all(std::integral_constant<std::int64_t, 9>{});
+      return;
+    }
   }
+  pack_all(count);
 }
 
 // Every panel of a slice. Spans are packed in order, as stores wider than a panel ask for.
