@@ -72,7 +72,7 @@ LMC_CLONES std::int64_t places_below(const double *values, const double *limits,
 }
 
 template <class T> std::int64_t list_capacity(const RowMatrix<T> &matrix) {
-  return std::clamp<std::int64_t>(std::max(matrix.rows, matrix.cols) / 200, 5, 24);
+  return std::clamp<std::int64_t>(std::max(matrix.rows, matrix.cols) / 200, 5, longest_list);
 }
 
 void insert_finite(EdgeLists &lists, std::int64_t node, const Edge &edge) {

@@ -16,6 +16,8 @@ struct Edge {
   std::int64_t node;
 };
 
+inline constexpr std::int64_t longest_list = 24;
+
 // Of every node the lightest edges in one direction, in ascending order, and a bound on the others.
 class EdgeLists {
 public:

@@ -13,11 +13,27 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 
 // One end of a search: distances from the start along the edges, or to it against them.
 struct Front {
-  // The k-th edge on the list of a settled node; what it leads to if that is no list's edge.
-  struct Event {
-    double key;
-    std::int32_t node, from, k;
+  // What an edge leads to, and which it is: the k-th on the list of the settled node `from`.
+  // Packed, for there may be more of them than nodes.
+  class Event {
+  public:
+    Event(double dist, std::int64_t to, std::int64_t from, std::int64_t k)
+        : key(dist), node(static_cast<std::int32_t>(to)),
+          edge_(static_cast<std::int32_t>(from * most_edges + k)) {}
+
+    [[nodiscard]] std::int64_t from() const { return edge_ >> edge_bits; }
+    [[nodiscard]] std::int64_t k() const { return edge_ & (most_edges - 1); }
     bool operator<(const Event &other) const { return key > other.key; }
+
+    double key;
+    std::int32_t node;
+
+  private:
+    static constexpr int edge_bits = 5;
+    static constexpr std::int64_t most_edges = 1 << edge_bits;
+    static_assert(longest_list < most_edges);
+
+    std::int32_t edge_;
   };
   struct Settled {
     std::int64_t node;
@@ -40,8 +56,7 @@ struct Front {
   }
 
   void push(double key, std::int64_t node, std::int64_t from, std::int64_t k) {
-    heap.push_back({key, static_cast<std::int32_t>(node), static_cast<std::int32_t>(from),
-                    static_cast<std::int32_t>(k)});
+    heap.emplace_back(key, node, from, k);
     std::push_heap(heap.begin(), heap.end());
   }
 
@@ -137,12 +152,12 @@ private:
 
   void step(Front &front, Interrupt &poll) {
     const Front::Event event = front.pop();
-    if (event.from >= 0) {
+    if (event.from() >= 0) {
       if (event.node < 0) {
-        read_all(front, event.from, poll);
+        read_all(front, event.from(), poll);
         return;
       }
-      push_next(front, event.from, event.k + 1);
+      push_next(front, event.from(), event.k() + 1);
     }
     if (front.done[event.node]) {
       return;
