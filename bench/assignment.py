@@ -15,7 +15,7 @@ import torch
 from lmc_fast import solve_assignment
 
 from bench import record
-from bench.assignment_rivals import LARGEST, OURS, Call, objective, rivals
+from bench.assignment_rivals import LARGEST, OURS, Call, rivals, shortfalls
 from bench.instances import CONTROLS, REAL, Matrix, exists, instance
 
 SIZES = (64, 256, 1024, 2048, 4096)
@@ -34,7 +34,7 @@ def measure(name: str, n: int, solvers: dict[str, Any]) -> dict[str, Any]:
     """Alternating rounds of all solvers on one instance."""
     matrix: Matrix = instance(name, n)
     certificate = solve_assignment(matrix, maximize=True)
-    calls, wrong = {}, {}
+    calls = {}
     for solver, prepare in solvers.items():
         # Sorted products are the worst case of most solvers.
         slow = name == "mw" and n > 256 and solver != "scipy" and not solver.startswith(OURS)
@@ -48,11 +48,7 @@ def measure(name: str, n: int, solvers: dict[str, Any]) -> dict[str, Any]:
             many = repeats if solver.startswith(OURS) or n <= 256 else 1
             rounds[solver].append(seconds(call, many))
         rounds["sum"].append(seconds(lambda: float(matrix.sum()), 3))
-    for solver, call in calls.items():
-        if n <= 1024:
-            short = certificate.objective - objective(matrix, call())
-            if abs(short) > 1e-6 * abs(certificate.objective):
-                wrong[solver] = short
+    wrong = shortfalls(matrix, calls, certificate.objective) if n <= 1024 else {}
     return {
         "instance": name,
         "n": n,

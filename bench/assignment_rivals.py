@@ -39,6 +39,12 @@ def objective(matrix: Matrix, answer: Any) -> float:
     return float(matrix[rows, cols].sum(dtype=np.float64))
 
 
+def shortfalls(matrix: Matrix, calls: dict[str, Call], optimum: float) -> dict[str, float]:
+    """By how much the answers that are not optimal fall short of the optimum."""
+    short = {solver: optimum - objective(matrix, call()) for solver, call in calls.items()}
+    return {solver: by for solver, by in short.items() if abs(by) > 1e-6 * abs(optimum)}
+
+
 def _ours(matrix: Matrix) -> Call:
     return lambda: linear_sum_assignment(matrix, maximize=True)
 

@@ -17,7 +17,7 @@ from lmc_fast import solve_assignment
 
 from bench import record
 from bench.assignment import ratios, seconds
-from bench.assignment_rivals import LARGEST, OURS, PADDING, SQUARE_ONLY, objective, rivals
+from bench.assignment_rivals import LARGEST, OURS, PADDING, SQUARE_ONLY, rivals, shortfalls
 from bench.instances import Matrix, instance
 
 SHAPES = (
@@ -68,11 +68,7 @@ def measure(name: str, matrix: Matrix, solvers: dict[str, Any]) -> dict[str, Any
         for solver, prepare in solvers.items()
         if is_suited(solver, matrix) and solver != f"{OURS} certified"
     }
-    wrong = {}
-    for solver, call in calls.items():
-        short = certificate.objective - objective(matrix, call())
-        if abs(short) > 1e-6 * abs(certificate.objective):
-            wrong[solver] = short
+    wrong = shortfalls(matrix, calls, certificate.objective)
     if OURS in wrong:
         raise RuntimeError(f"{name}: not the certified optimum")
     times: dict[str, list[float]] = {solver: [] for solver in calls}

@@ -614,15 +614,20 @@ def test_work_stays_bounded(kind, reads, visits):
     assert result.list_visits <= visits * n
 
 
-# Free columns stay the cheapest, so constant rows and dummies have nothing to bid for.
-def test_wide_matrices_take_little_work():
+def with_dead_units(rows, cols):
     rng = np.random.default_rng(3)
-    rows, cols = 400, 1000
     cost = rng.standard_normal((rows, 6)) @ rng.standard_normal((6, cols))
     cost += 0.5 * rng.standard_normal((rows, cols))
     cost[rng.random(rows) < 0.1] = 0
     cost[:, rng.random(cols) < 0.1] = 0
-    result = solve_assignment(cost.astype(np.float32), maximize=True)
+    return cost
+
+
+# Free columns stay the cheapest, so constant rows and dummies have nothing to bid for.
+def test_wide_matrices_take_little_work():
+    rows, cols = 400, 1000
+    cost = with_dead_units(rows, cols).astype(np.float32)
+    result = solve_assignment(cost, maximize=True)
     assert result.gap == 0.0
     assert result.rows_read <= 3.2 * rows
     assert result.list_visits <= 8 * rows
@@ -642,13 +647,8 @@ def test_dummies_that_bid_take_little_work():
 # Each column reads the rows once, and no row without a partner looks for one.
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_tall_matrices_take_little_work(dtype):
-    rng = np.random.default_rng(3)
     rows, cols = 2101, 1037
-    cost = rng.standard_normal((rows, 6)) @ rng.standard_normal((6, cols))
-    cost += 0.5 * rng.standard_normal((rows, cols))
-    cost[rng.random(rows) < 0.1] = 0
-    cost[:, rng.random(cols) < 0.1] = 0
-    cost = cost.astype(dtype)
+    cost = with_dead_units(rows, cols).astype(dtype)
     result = solve_assignment(cost, maximize=True)
     assert result.gap == 0.0
     assert result.rows_read <= 2 * rows + 1.1 * cols

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lmc_fast.assignment import solve_assignment
 from lmc_fast.matching.objective import WeightProblem
@@ -60,8 +61,7 @@ def objective_bound(problem: WeightProblem) -> float:
         elif place.movers:
             by_norm.append(place)
         elif name in problem.vectors or a.ndim == 1:
-            sides = (side.reshape(len(side), -1).T.cpu().numpy() for side in (a, problem.b[name]))
-            vectors.append((next(sides), next(sides)))
+            vectors.append((_columns(a), _columns(problem.b[name])))
         else:
             exact.setdefault(place.place.group, []).append(place)
     total += _paired(vectors) + _paired(_norms(by_norm))
@@ -74,6 +74,11 @@ def objective_bound(problem: WeightProblem) -> float:
         assignment = solve_assignment(similarity, maximize=True)
         total += assignment.objective + assignment.gap
     return total
+
+
+def _columns(vectors: Tensor) -> NDArray[Any]:
+    """Return a vector, or the columns of a matrix, as rows."""
+    return vectors.reshape(len(vectors), -1).T.cpu().numpy()
 
 
 def _paired(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float:

@@ -186,7 +186,7 @@ class _GroupState(_State):
 
     def step(self, permutation: Permutation) -> bool:
         if self.assignment is None:
-            return False
+            raise RuntimeError(f"group {self.group!r}: expected its assignment first, got a step")
         similarity, current = self.similarity, permutation[self.group]
         target, units = self.assignment.cols, similarity.shape[0]
         sums = matched_sums(similarity, current, target)
