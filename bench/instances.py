@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 REAL = ("act1", "act3", "raw1", "wm1", "wm3", "dead", "bf16")
 CONTROLS = ("uniform", "int", "intn", "lr8", "mw", "same")
 SAMPLES = 10_000
-DEEPEST = 4096
-"""Widest network with three hidden layers; wider instances come from one hidden layer."""
 
 Matrix = NDArray[np.float32]
 
@@ -49,11 +47,6 @@ def instance(name: str, n: int) -> Matrix:
             np.save(file, matrix)
         partial.rename(path)
     return np.load(path)
-
-
-def exists(name: str, n: int) -> bool:
-    """Whether there is such an instance: deep networks end at width DEEPEST."""
-    return n <= DEEPEST or name not in ("act3", "wm3")
 
 
 def network(width: int, hidden: int, seed: int) -> MLP:
@@ -104,7 +97,7 @@ def _raw(n: int) -> Matrix:
 
 def _weight_similarity(n: int, sweeps: int) -> Matrix:
     """What weight matching solves for the middle layer after so many sweeps over all layers."""
-    hidden = 3 if n <= DEEPEST else 1
+    hidden = 3
     layers = []
     for seed in (0, 1):
         model = network(n, hidden, seed)

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "assignment.hpp"
@@ -10,6 +11,7 @@
 #include "assignment_copies.hpp"
 #include "assignment_dense.hpp"
 #include "assignment_exact_rows.hpp"
+#include "assignment_favourites.hpp"
 #include "assignment_grid.hpp"
 #include "assignment_lists.hpp"
 #include "assignment_rank_one.hpp"
@@ -187,7 +189,7 @@ private:
                         copy.empty() ? cost.row_stride : cost.cols,
                         static_cast<T>(problem_.sign),
                         {}};
-    const Findings<T> findings =
+    Findings<T> findings =
         dense ? survey_dense(matrix, interrupt_) : survey_rows(matrix, interrupt_);
     report_.rows_read += cost.rows;
     if (interrupt_.stopped()) {
@@ -258,13 +260,19 @@ private:
   }
 
   template <class T>
-  Outcome attempt(bool dense, const RowMatrix<T> &matrix, const Findings<T> &findings) {
+  Outcome attempt(bool dense, const RowMatrix<T> &matrix, Findings<T> &findings) {
     Classes classes = find_classes(matrix, findings);
-    if (!findings.favourite.empty()) {
-      return settle_favourites(matrix, findings, classes);
-    }
     const std::int64_t order = std::max(matrix.rows, matrix.cols);
     Matching matching = empty_matching(order);
+    if (findings.favourites.rows > 0) {
+      // The graph goes before the certificate has its own.
+      if (match_favourites(std::exchange(findings.favourites, TightGraph(0, 0)), matching,
+                           interrupt_)) {
+        Certificate certificate = prove(SolverResult::ok, matrix, matching);
+        return settle(SolverResult::ok, matching, matrix, classes, certificate);
+      }
+      matching = empty_matching(order);
+    }
     if (!dense && is_tall(matrix.rows, matrix.cols) && !hint()) {
       const SolverResult result = solve_columns(matrix, classes, matching, interrupt_, work_);
       if (result != SolverResult::unfinished) {
@@ -294,30 +302,6 @@ private:
       certificate = prove(result, matrix, matching);
     }
     return settle(result, matching, matrix, classes, certificate);
-  }
-
-  // Every row gets what it likes best, at no price, and constant ones what is left.
-  template <class T>
-  Outcome settle_favourites(const RowMatrix<T> &matrix, const Findings<T> &findings,
-                            const Classes &classes) {
-    Matching matching = empty_matching(matrix.cols);
-    for (std::int64_t i = 0; i < matrix.rows; ++i) {
-      if (const std::int64_t j = findings.favourite[i]; j >= 0) {
-        matching.col_of[i] = j;
-        matching.row_of[j] = i;
-      }
-    }
-    std::int64_t left = 0;
-    for (std::int64_t i = 0; i < matrix.rows; ++i) {
-      if (matching.col_of[i] < 0) {
-        left = std::find(matching.row_of.begin() + left, matching.row_of.end(), -1) -
-               matching.row_of.begin();
-        matching.col_of[i] = left;
-        matching.row_of[left] = i;
-      }
-    }
-    Certificate certificate = prove(SolverResult::ok, matrix, matching);
-    return settle(SolverResult::ok, matching, matrix, classes, certificate);
   }
 
   template <class T>

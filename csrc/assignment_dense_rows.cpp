@@ -134,7 +134,7 @@ LMC_INLINE double check_rows_impl(const RowMatrix<float> &matrix, std::int64_t b
                                   const RoundedPrices &rounded, double *best,
                                   std::uint64_t *tight) {
   double excess = 0;
-  constexpr std::int64_t most = 16;
+  constexpr std::int64_t most = 128;
   std::array<std::int32_t, most> places;
   const std::int64_t words = (matrix.cols + 63) / 64;
   const auto profit = [&](std::int64_t i, std::int64_t j)

@@ -1,8 +1,10 @@
 #include "assignment_rows.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "simd.hpp"
 
@@ -43,23 +45,41 @@ LMC_INLINE RowSummary<T> summarise_row_impl(const T *row, T sign, std::int64_t c
 }
 
 template <class T>
-LMC_INLINE std::int64_t place_of_impl(const T *row, T sign, T value, std::int64_t count) {
-  constexpr std::int64_t block = 4 * width<T>;
-  std::int64_t j = 0;
-  for (; j + block <= count; j += block) {
-    Places<T> equal{};
-    for (std::int64_t k = j; k < j + block; k += width<T>) {
-      equal |= load(row + k) * sign == value;
+LMC_INLINE std::int64_t mark_places_impl(const T *row, T sign, T value, std::int64_t count,
+                                         std::uint64_t *bits) {
+  using P = Places<T>;
+  constexpr std::int64_t block = width<T> * 8 * sizeof(T); // a bit of every lane for each vector
+  const std::int64_t whole = count / width<T> * width<T>;
+  std::int64_t found = 0;
+  const auto mark = [&](std::int64_t j) LMC_INLINED {
+    bits[j / 64] |= std::uint64_t{1} << (j % 64);
+    ++found;
+  };
+  for (std::int64_t begin = 0; begin < whole; begin += block) {
+    const std::int64_t end = std::min(whole, begin + block);
+    P hits{};
+    P bit = P{} + 1;
+    for (std::int64_t j = begin; j < end; j += width<T>) {
+      hits |= (load(row + j) * sign == value) & bit;
+      bit <<= 1;
     }
-    const auto pairs = reinterpret_cast<Longs>(equal);
-    if (pairs[0] | pairs[1] | pairs[2] | pairs[3]) {
-      break;
+    const auto pairs = reinterpret_cast<Longs>(hits);
+    if ((pairs[0] | pairs[1] | pairs[2] | pairs[3]) == 0) {
+      continue;
+    }
+    for (std::int64_t lane = 0; lane < width<T>; ++lane) {
+      for (auto rest = static_cast<std::make_unsigned_t<Integer<T>>>(hits[lane]); rest;
+           rest &= rest - 1) {
+        mark(begin + std::countr_zero(rest) * width<T> + lane);
+      }
     }
   }
-  while (j < count && row[j] * sign != value) {
-    ++j;
+  for (std::int64_t j = whole; j < count; ++j) {
+    if (row[j] * sign == value) {
+      mark(j);
+    }
   }
-  return j;
+  return found;
 }
 
 template <class T>
@@ -278,11 +298,13 @@ LMC_CLONES RowSummary<float> summarise_row(const float *row, float sign, std::in
 LMC_CLONES RowSummary<double> summarise_row(const double *row, double sign, std::int64_t count) {
   return summarise_row_impl(row, sign, count);
 }
-LMC_CLONES std::int64_t place_of(const float *row, float sign, float value, std::int64_t count) {
-  return place_of_impl(row, sign, value, count);
+LMC_CLONES std::int64_t mark_places(const float *row, float sign, float value, std::int64_t count,
+                                    std::uint64_t *bits) {
+  return mark_places_impl(row, sign, value, count, bits);
 }
-LMC_CLONES std::int64_t place_of(const double *row, double sign, double value, std::int64_t count) {
-  return place_of_impl(row, sign, value, count);
+LMC_CLONES std::int64_t mark_places(const double *row, double sign, double value,
+                                    std::int64_t count, std::uint64_t *bits) {
+  return mark_places_impl(row, sign, value, count, bits);
 }
 LMC_CLONES TopTwo<float> top_two(const float *row, float sign, const float *price,
                                  std::int64_t count) {

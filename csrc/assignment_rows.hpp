@@ -18,9 +18,11 @@ template <class T> struct RowSummary {
 RowSummary<float> summarise_row(const float *row, float sign, std::int64_t count);
 RowSummary<double> summarise_row(const double *row, double sign, std::int64_t count);
 
-// The first place of sign * a = value, `count` if there is none.
-std::int64_t place_of(const float *row, float sign, float value, std::int64_t count);
-std::int64_t place_of(const double *row, double sign, double value, std::int64_t count);
+// Sets the bits of the places where sign * a = value, and returns their number.
+std::int64_t mark_places(const float *row, float sign, float value, std::int64_t count,
+                         std::uint64_t *bits);
+std::int64_t mark_places(const double *row, double sign, double value, std::int64_t count,
+                         std::uint64_t *bits);
 
 // The largest and second largest a_j - p_j (equal under a tie) and a place of the largest, -1 if
 // none is above -infinity.

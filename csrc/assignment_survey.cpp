@@ -1,8 +1,10 @@
 #include "assignment_survey.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "assignment_rows.hpp"
 
@@ -16,6 +18,25 @@ template <class T> Findings<T> findings_of_rows(std::int64_t rows) {
   findings.least.resize(rows);
   findings.smallest.resize(rows);
   return findings;
+}
+
+// Adds the best columns of the next row. False if no matching can give every row one of them:
+// another row has the same only one, which is marked as wanted.
+template <class T>
+bool add_favourites(const T *row, T sign, const RowSummary<T> &summary, TightGraph &favourites,
+                    std::vector<char> &wanted) {
+  std::uint64_t *bits = favourites.append();
+  if (summary.best == summary.least) {
+    return summary.best > -std::numeric_limits<T>::infinity();
+  }
+  const std::int64_t count = mark_places(row, sign, summary.best, favourites.cols, bits);
+  if (count == 1) {
+    const std::uint64_t *word =
+        std::find_if(bits, bits + favourites.words, [](auto x) { return x; });
+    char &taken = wanted[(word - bits) * 64 + std::countr_zero(*word)];
+    return !std::exchange(taken, char{1});
+  }
+  return count > 0;
 }
 
 } // namespace
@@ -55,6 +76,10 @@ template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt
     }
   }
   std::vector<char> wanted(matrix.rows <= matrix.cols ? matrix.cols : 0);
+  if (!wanted.empty()) {
+    findings.favourites = TightGraph(0, matrix.cols);
+    findings.favourites.bits.reserve(matrix.rows * findings.favourites.words);
+  }
   T best = -infinity;
   T least = infinity;
   T poison = 0;
@@ -70,16 +95,10 @@ template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt
     if (reduce && summary.best > summary.least && summary.best > -infinity) {
       raise_columns(row, matrix.sign, summary.best, findings.reduced.data(), matrix.cols);
     }
-    if (!wanted.empty()) {
-      const bool constant = summary.best == summary.least;
-      findings.favourite.push_back(
-          constant ? -1 : place_of(row, matrix.sign, summary.best, matrix.cols));
-      if (summary.best == -infinity || (!constant && wanted[findings.favourite[i]])) {
-        wanted.clear();
-        findings.favourite.clear();
-      } else if (!constant) {
-        wanted[findings.favourite[i]] = 1;
-      }
+    if (!wanted.empty() &&
+        !add_favourites(row, matrix.sign, summary, findings.favourites, wanted)) {
+      wanted.clear();
+      findings.favourites = TightGraph(0, 0);
     }
     if (!differs.empty()) {
       mark_differences(row, first, differs.data(), matrix.cols);

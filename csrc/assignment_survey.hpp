@@ -6,6 +6,7 @@
 #include "assignment_dense_rows.hpp"
 #include "assignment_rows.hpp"
 #include "assignment_solver.hpp"
+#include "assignment_ties.hpp"
 
 namespace lmc {
 
@@ -19,9 +20,9 @@ template <class T> struct Findings {
   // max_i (a_ij - best_i): the prices at which row i still gets best_i. Of dense surveys, and where
   // there are no more columns than rows.
   std::vector<T> reduced;
-  // Of every row a best column, -1 if it is constant, where these are all different. Not of dense
-  // surveys.
-  std::vector<std::int64_t> favourite;
+  // The best columns of every row that is not constant. Empty where two rows want only one and the
+  // same, and where there are fewer columns than rows. Not of dense surveys.
+  TightGraph favourites{0, 0};
   std::vector<Integer<T>> holder; // of dense surveys: the first row that attains it, -1 for none
 };
 

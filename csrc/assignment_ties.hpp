@@ -20,6 +20,11 @@ struct TightGraph {
   bool has(std::int64_t i, std::int64_t j) const {
     return (bits[i * words + j / 64] >> (j % 64)) & 1;
   }
+  // Appends a row without pairs; its bits.
+  std::uint64_t *append() {
+    bits.resize(++rows * words);
+    return bits.data() + (rows - 1) * words;
+  }
   TightGraph transposed(Interrupt &interrupt) const;
 
   std::int64_t rows, cols, words;
