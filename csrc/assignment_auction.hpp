@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <iterator>
@@ -22,6 +23,7 @@ struct Choice {
 // Gauss-Seidel auction with epsilon scaling (Bertsekas, Annals of Operations Research 14, 1988,
 // 105-123) on the squared problem. How rows are looked at is the derived solver's:
 //   choose(i, epsilon)  the two best columns of row i, within looseness(epsilon) of the truth
+//   choose(rows, epsilon)  the same of two rows
 //   alone               what a bid costs more of the budget where no other row looks meanwhile
 //   choose_best(i)      the same, where `second` may be too small
 //   free_tie(i, best)   a column nobody holds that yields row i `best`, or -1
@@ -166,19 +168,18 @@ private:
         return false;
       }
       const std::int64_t i = next_free();
-      const Choice choice = self().choose(i, epsilon);
       if (free_.empty()) {
-        respond(i, choice, epsilon, budget);
+        respond(i, self().choose(i, epsilon), epsilon, budget);
         budget -= Solver::alone;
         continue;
       }
       const std::int64_t k = next_free();
-      const Choice other = self().choose(k, epsilon);
-      const std::int64_t dearer = respond(i, choice, epsilon, budget);
-      if (dearer >= 0 && dearer == other.col) {
+      const std::array<Choice, 2> choices = self().choose({i, k}, epsilon);
+      const std::int64_t dearer = respond(i, choices[0], epsilon, budget);
+      if (dearer >= 0 && dearer == choices[1].col) {
         free_.push_back(k);
       } else {
-        respond(k, other, epsilon, budget);
+        respond(k, choices[1], epsilon, budget);
       }
     }
     free_.insert(free_.end(), stuck_.begin(), stuck_.end());

@@ -76,31 +76,47 @@ private:
   double looseness(double epsilon) const { return in_float32_ && epsilon != 0 ? slack_ : 0; }
 
   Choice choose(std::int64_t i, double epsilon) {
-    if (!in_float32_ || epsilon == 0) {
-      return choose_best(i);
-    }
-    ++work_.rows_read;
-    interrupt_(n_);
-    const TopTwo<T> top = top_two(row(i), matrix_.sign, rounded_.data(), n_);
-    return {matrix_.grid(static_cast<double>(top.best)),
-            matrix_.grid(static_cast<double>(top.second)), top.index};
+    return in_float32_ ? judge(i, look(i), epsilon) : choose_exactly(i);
   }
 
-  // The best exactly. In float32 the second is a bound from above, good enough if below the best.
-  Choice choose_best(std::int64_t i) {
+  std::array<Choice, 2> choose(const std::array<std::int64_t, 2> &rows, double epsilon) {
+    if (!in_float32_) {
+      return {choose_exactly(rows[0]), choose_exactly(rows[1])};
+    }
+    work_.rows_read += 2;
+    interrupt_(2 * n_);
+    const std::array<TopTwo<T>, 2> tops =
+        top_two(std::array{row(rows[0]), row(rows[1])}, matrix_.sign, rounded_.data(), n_);
+    return {judge(rows[0], tops[0], epsilon), judge(rows[1], tops[1], epsilon)};
+  }
+
+  Choice choose_best(std::int64_t i) { return choose(i, 0.0); }
+
+  TopTwo<T> look(std::int64_t i) {
+    ++work_.rows_read;
     interrupt_(n_);
-    if (in_float32_) {
-      ++work_.rows_read;
-      const TopTwo<T> top = top_two(row(i), matrix_.sign, rounded_.data(), n_);
-      const double second = matrix_.grid(static_cast<double>(top.second)) + slack_;
-      if (top.index >= 0) {
-        const double best = profit(i, top.index);
-        if (best > second) {
-          return {best, second, top.index};
-        }
+    return top_two(row(i), matrix_.sign, rounded_.data(), n_);
+  }
+
+  // What was seen in float32 will do beside an epsilon. Else the best is found exactly, and the
+  // second is a bound from above, good enough if below the best.
+  Choice judge(std::int64_t i, const TopTwo<T> &top, double epsilon) {
+    const double second = matrix_.grid(static_cast<double>(top.second));
+    if (epsilon != 0) {
+      return {matrix_.grid(static_cast<double>(top.best)), second, top.index};
+    }
+    if (top.index >= 0) {
+      const double best = profit(i, top.index);
+      if (best > second + slack_) {
+        return {best, second + slack_, top.index};
       }
     }
+    return choose_exactly(i);
+  }
+
+  Choice choose_exactly(std::int64_t i) {
     ++work_.rows_read;
+    interrupt_(n_);
     const TopTwo<double> top = top_two_exact(matrix_, row(i), matching_.price.data());
     return {top.best, top.second, top.index};
   }

@@ -1,6 +1,7 @@
 #include "assignment_lists.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <span>
@@ -172,6 +173,10 @@ private:
     }
     collect(i);
     return visit(i);
+  }
+
+  std::array<Choice, 2> choose(const std::array<std::int64_t, 2> &rows, double epsilon) {
+    return {choose(rows[0], epsilon), choose(rows[1], epsilon)};
   }
 
   Choice choose_best(std::int64_t i) {

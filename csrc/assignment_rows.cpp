@@ -1,6 +1,7 @@
 #include "assignment_rows.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -109,6 +110,37 @@ LMC_INLINE TopTwo<T> top_two_impl(const T *row, T sign, const T *price, std::int
     top.best = std::max(top.best, x);
   }
   return top;
+}
+
+template <class T>
+LMC_INLINE std::array<TopTwo<T>, 2> top_two_impl(const std::array<const T *, 2> &rows, T sign,
+                                                 const T *price, std::int64_t count) {
+  using V = Vector<T>;
+  using P = Places<T>;
+  constexpr T low = -std::numeric_limits<T>::infinity();
+  const LaneTopTwo<T> nothing{V{} + low, V{} + low, P{} - 1};
+  LaneTopTwo<T> chains[2] = {nothing, nothing};
+  P place = lane_numbers(T{});
+  std::int64_t j = 0;
+  for (; j + width<T> <= count; j += width<T>) {
+    const V prices = load(price + j);
+    chains[0].see(load(rows[0] + j) * sign - prices, place);
+    chains[1].see(load(rows[1] + j) * sign - prices, place);
+    place += static_cast<std::int32_t>(width<T>);
+  }
+  std::array<TopTwo<T>, 2> tops;
+  for (std::size_t k = 0; k < 2; ++k) {
+    chains[k].gather();
+    TopTwo<T> top{chains[k].first[0], chains[k].second[0], chains[k].place[0]};
+    for (std::int64_t rest = j; rest < count; ++rest) {
+      const T x = rows[k][rest] * sign - price[rest];
+      top.second = std::max(top.second, std::min(top.best, x));
+      top.index = x > top.best ? rest : top.index;
+      top.best = std::max(top.best, x);
+    }
+    tops[k] = top;
+  }
+  return tops;
 }
 
 template <class T>
@@ -313,6 +345,16 @@ LMC_CLONES TopTwo<float> top_two(const float *row, float sign, const float *pric
 LMC_CLONES TopTwo<double> top_two(const double *row, double sign, const double *price,
                                   std::int64_t count) {
   return top_two_impl(row, sign, price, count);
+}
+LMC_CLONES std::array<TopTwo<float>, 2> top_two(const std::array<const float *, 2> &rows,
+                                                float sign, const float *price,
+                                                std::int64_t count) {
+  return top_two_impl(rows, sign, price, count);
+}
+LMC_CLONES std::array<TopTwo<double>, 2> top_two(const std::array<const double *, 2> &rows,
+                                                 double sign, const double *price,
+                                                 std::int64_t count) {
+  return top_two_impl(rows, sign, price, count);
 }
 LMC_CLONES void mark_differences(const float *row, const float *reference, float *differs,
                                  std::int64_t count) {

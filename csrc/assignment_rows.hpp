@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -32,6 +33,12 @@ template <class T> struct TopTwo {
 };
 TopTwo<float> top_two(const float *row, float sign, const float *price, std::int64_t count);
 TopTwo<double> top_two(const double *row, double sign, const double *price, std::int64_t count);
+
+// The same of two rows at once.
+std::array<TopTwo<float>, 2> top_two(const std::array<const float *, 2> &rows, float sign,
+                                     const float *price, std::int64_t count);
+std::array<TopTwo<double>, 2> top_two(const std::array<const double *, 2> &rows, double sign,
+                                      const double *price, std::int64_t count);
 
 // best_of[j] = max(best_of[j], sign * row[j] - offset).
 void raise_columns(const float *row, float sign, float offset, float *best_of, std::int64_t count);

@@ -685,11 +685,37 @@ def test_rows_with_different_favourites_take_two_readings(cols):
     assert (result.cols[~dead] == favourite[~dead]).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(600, 600), (500, 601)])
+def test_rows_with_several_favourites_share_them(shape, dtype):
+    rng = np.random.default_rng(5)
+    cost = rng.integers(0, 60, shape).astype(dtype)
+    cost[rng.random(shape[0]) < 0.1] = 7
+    result = solve_assignment(cost)
+    rows, cols = scipy.optimize.linear_sum_assignment(cost)
+    assert result.gap == 0.0
+    assert result.rows_read == 2 * len(cost)
+    assert result.objective == cost[rows, cols].sum()
+
+
+# Every row has several best columns, but all want the same half of them.
+def test_favourites_that_do_not_suffice_are_given_up():
+    rng = np.random.default_rng(6)
+    n = 400
+    cost = rng.integers(1, 1000, (n, n)).astype(np.float32)
+    cost[:, : n // 2] = rng.random((n, n // 2)) < 0.9
+    result = solve_assignment(cost)
+    rows, cols = scipy.optimize.linear_sum_assignment(cost)
+    assert result.gap == 0.0
+    assert result.objective == cost[rows, cols].sum()
+
+
 # More equal best entries than a list holds: rows list different ones.
 @pytest.mark.parametrize("values", [4, 12])
 def test_many_ties_take_little_work(values):
     n = 600
     cost = np.random.default_rng(values).integers(0, values, (n, n)).astype(np.float32)
+    cost[:, -1] = values  # nobody's favourite
     result = solve_assignment(cost)
     assert result.gap == 0.0
     assert result.rows_read <= 3.6 * n
