@@ -223,6 +223,7 @@ private:
       report_.moved = moved.count;
       report_.moved_by = matrix.grid.restore(moved.by);
       matrix.rounds = moved.count > 0 || matrix.grid.scale_rest != 1;
+      matrix.factor = static_cast<double>(matrix.sign) * matrix.grid.scale;
       Outcome outcome = copies.any() ? attempt_kinds(matrix, findings, copies) : Outcome::outgrew;
       if (outcome == Outcome::outgrew) {
         outcome = attempt(dense, matrix, findings);

@@ -54,9 +54,7 @@ private:
     return is_class(classes_.row_value[i]) ? none_.data() : matrix_.row(i);
   }
 
-  double on_grid(T entry) const { return matrix_.grid(static_cast<double>(matrix_.sign * entry)); }
-
-  double value(std::int64_t i, std::int64_t j) const { return on_grid(row(i)[j]); }
+  double value(std::int64_t i, std::int64_t j) const { return matrix_.on_grid(row(i)[j]); }
 
   double profit(std::int64_t i, std::int64_t j) const { return value(i, j) - matching_.price[j]; }
 
@@ -212,7 +210,7 @@ private:
     while (true) {
       const double toll = matching_.price[j] + (matching_.row_of[j] < 0 ? 0.0 : held_);
       std::int64_t k = 0;
-      while (on_grid(scanned_[k].line[j]) + scanned_[k].shift - toll != yield) {
+      while (matrix_.on_grid(scanned_[k].line[j]) + scanned_[k].shift - toll != yield) {
         ++k;
       }
       const std::int64_t i = scanned_[k].row;

@@ -83,6 +83,20 @@ LMC_INLINE std::int64_t mark_places_impl(const T *row, T sign, T value, std::int
   return found;
 }
 
+// Adds the entries from j on, too few for a vector, to what lane 0 has seen.
+template <class T>
+LMC_INLINE TopTwo<T> seen_to_end(const LaneTopTwo<T> &lanes, const T *row, T sign, const T *price,
+                                 std::int64_t j, std::int64_t count) {
+  TopTwo<T> top{lanes.first[0], lanes.second[0], lanes.place[0]};
+  for (; j < count; ++j) {
+    const T x = row[j] * sign - price[j];
+    top.second = std::max(top.second, std::min(top.best, x));
+    top.index = x > top.best ? j : top.index;
+    top.best = std::max(top.best, x);
+  }
+  return top;
+}
+
 template <class T>
 LMC_INLINE TopTwo<T> top_two_impl(const T *row, T sign, const T *price, std::int64_t count) {
   using V = Vector<T>;
@@ -102,14 +116,7 @@ LMC_INLINE TopTwo<T> top_two_impl(const T *row, T sign, const T *price, std::int
   }
   chains[0].merge(chains[1].first, chains[1].second, chains[1].place);
   chains[0].gather();
-  TopTwo<T> top{chains[0].first[0], chains[0].second[0], chains[0].place[0]};
-  for (; j < count; ++j) {
-    const T x = row[j] * sign - price[j];
-    top.second = std::max(top.second, std::min(top.best, x));
-    top.index = x > top.best ? j : top.index;
-    top.best = std::max(top.best, x);
-  }
-  return top;
+  return seen_to_end(chains[0], row, sign, price, j, count);
 }
 
 template <class T>
@@ -118,29 +125,22 @@ LMC_INLINE std::array<TopTwo<T>, 2> top_two_impl(const std::array<const T *, 2> 
   using V = Vector<T>;
   using P = Places<T>;
   constexpr T low = -std::numeric_limits<T>::infinity();
-  const LaneTopTwo<T> nothing{V{} + low, V{} + low, P{} - 1};
-  LaneTopTwo<T> chains[2] = {nothing, nothing};
+  const T *one = rows[0];
+  const T *other = rows[1];
+  LaneTopTwo<T> top_of_one{V{} + low, V{} + low, P{} - 1};
+  LaneTopTwo<T> top_of_other = top_of_one;
   P place = lane_numbers(T{});
   std::int64_t j = 0;
   for (; j + width<T> <= count; j += width<T>) {
     const V prices = load(price + j);
-    chains[0].see(load(rows[0] + j) * sign - prices, place);
-    chains[1].see(load(rows[1] + j) * sign - prices, place);
+    top_of_one.see(load(one + j) * sign - prices, place);
+    top_of_other.see(load(other + j) * sign - prices, place);
     place += static_cast<std::int32_t>(width<T>);
   }
-  std::array<TopTwo<T>, 2> tops;
-  for (std::size_t k = 0; k < 2; ++k) {
-    chains[k].gather();
-    TopTwo<T> top{chains[k].first[0], chains[k].second[0], chains[k].place[0]};
-    for (std::int64_t rest = j; rest < count; ++rest) {
-      const T x = rows[k][rest] * sign - price[rest];
-      top.second = std::max(top.second, std::min(top.best, x));
-      top.index = x > top.best ? rest : top.index;
-      top.best = std::max(top.best, x);
-    }
-    tops[k] = top;
-  }
-  return tops;
+  top_of_one.gather();
+  top_of_other.gather();
+  return {seen_to_end(top_of_one, one, sign, price, j, count),
+          seen_to_end(top_of_other, other, sign, price, j, count)};
 }
 
 template <class T>

@@ -69,8 +69,9 @@ template <class T> struct RowMatrix {
   using Value = T;
 
   const T *row(std::int64_t i) const { return data + i * stride; }
-  double exact(std::int64_t i, std::int64_t j) const {
-    return grid(static_cast<double>(sign * row(i)[j]));
+  double exact(std::int64_t i, std::int64_t j) const { return on_grid(row(i)[j]); }
+  double on_grid(T entry) const {
+    return rounds ? grid(static_cast<double>(sign * entry)) : static_cast<double>(entry) * factor;
   }
 
   const T *data;
@@ -78,6 +79,7 @@ template <class T> struct RowMatrix {
   T sign;
   Grid grid;
   bool rounds = true; // some entry is no multiple of the grid's step, or scaling takes two factors
+  double factor = 1;  // that brings entries to the grid where none needs to be rounded
 };
 
 // Rows and columns that are constant, and the dummies that make a rectangular problem square. A
