@@ -13,40 +13,40 @@ namespace {
 constexpr int sample = 8;
 constexpr double largest_residual = 0.1; // share of the sample's energy that rank one leaves
 
-// A sample of rows and columns, with the means of both taken out, minus the cross through its
-// largest entry. Returns the row of that entry in the matrix, -1 if too much is left.
-template <class T> std::int64_t pivot_row(const RowMatrix<T> &matrix) {
+// A sample of so many rows and columns, with the means of both taken out, minus the cross through
+// its largest entry. Returns the row of that entry in the matrix, -1 if more than a share of the
+// energy is left.
+template <class T>
+std::int64_t pivot_row(const RowMatrix<T> &matrix, int lines, double largest_share) {
   using Line = std::array<double, sample>;
-  const auto place = [](int k, std::int64_t lines) { return (2 * k + 1) * lines / (2 * sample); };
-  std::array<Line, sample> a;
+  const auto place = [lines](int k, std::int64_t all) { return (2 * k + 1) * all / (2 * lines); };
+  std::array<Line, sample> a{};
   Line column_mean{};
   // Most matrices are seen not to be nearly of rank one: what runs once is to be short.
 #pragma GCC unroll 1
-  for (int i = 0; i < sample; ++i) {
+  for (int i = 0; i < lines; ++i) {
     const T *row = matrix.row(place(i, matrix.rows));
     double mean = 0;
 #pragma GCC unroll 1
-    for (int j = 0; j < sample; ++j) {
+    for (int j = 0; j < lines; ++j) {
       a[i][j] = static_cast<double>(matrix.sign * row[place(j, matrix.cols)]);
-      mean += a[i][j] / sample;
+      mean += a[i][j] / lines;
     }
-    for (int j = 0; j < sample; ++j) {
+    for (int j = 0; j < lines; ++j) {
       a[i][j] -= mean;
-      column_mean[j] += a[i][j] / sample;
+      column_mean[j] += a[i][j] / lines;
     }
   }
-  Line energies{};
+  double energy = 0;
   double peak = 0;
   int at_row = 0;
   int at_col = 0;
 #pragma GCC unroll 1
-  for (int i = 0; i < sample; ++i) {
-    for (int j = 0; j < sample; ++j) {
-      a[i][j] -= column_mean[j];
-      energies[j] += a[i][j] * a[i][j];
-    }
+  for (int i = 0; i < lines; ++i) {
 #pragma GCC unroll 1
-    for (int j = 0; j < sample; ++j) {
+    for (int j = 0; j < lines; ++j) {
+      a[i][j] -= column_mean[j];
+      energy += a[i][j] * a[i][j];
       if (std::abs(a[i][j]) > peak) {
         peak = std::abs(a[i][j]);
         at_row = i;
@@ -54,11 +54,11 @@ template <class T> std::int64_t pivot_row(const RowMatrix<T> &matrix) {
       }
     }
   }
-  const double most = largest_residual * std::accumulate(energies.begin(), energies.end(), 0.0);
+  const double most = largest_share * energy;
   double left = 0;
-  for (int i = 0; i < sample && left <= most; ++i) {
+  for (int i = 0; i < lines && left <= most; ++i) {
     const double factor = a[i][at_col] / a[at_row][at_col];
-    for (int j = 0; j < sample; ++j) {
+    for (int j = 0; j < lines; ++j) {
       const double rest = a[i][j] - factor * a[at_row][j];
       left += rest * rest;
     }
@@ -205,7 +205,9 @@ bool rank_one_prices(const RowMatrix<T> &matrix, std::vector<double> &price, Int
   const std::int64_t n = matrix.cols;
   // Squares must stay within the range of doubles.
   const bool suitable = std::min(m, n) >= 2 * sample && std::abs(matrix.grid.exponent) < 400;
-  const std::int64_t pivot = suitable ? pivot_row(matrix) : -1;
+  // Few entries tell most others at less cost.
+  const bool promising = suitable && pivot_row(matrix, sample / 2, 4 * largest_residual) >= 0;
+  const std::int64_t pivot = promising ? pivot_row(matrix, sample, largest_residual) : -1;
   RankOne parts;
   if (pivot < 0 || !split(matrix, pivot, parts, interrupt) ||
       (m < n && !drop_columns_part(m, parts)) || (m > n && !merge_rows_part(n, parts))) {

@@ -135,23 +135,22 @@ template <class T> Classes find_classes(const RowMatrix<T> &matrix, const Findin
   const std::int64_t order = std::max(matrix.rows, matrix.cols);
   const double ordinary = std::numeric_limits<double>::quiet_NaN();
   Classes classes{std::vector<double>(order, ordinary), std::vector<double>(order, ordinary)};
-  bool any_ordinary = false;
   // Dummies are worth nothing to anybody, so beside them only zero constants can be a class.
-  for (std::int64_t i = 0; i < order; ++i) {
-    if (i >= matrix.rows) {
-      classes.row_value[i] = 0;
-    } else if (findings.best[i] == findings.least[i] && std::isfinite(findings.best[i]) &&
-               (matrix.rows <= matrix.cols || findings.best[i] == 0)) {
+  std::fill(classes.row_value.begin() + matrix.rows, classes.row_value.end(), 0.0);
+  std::fill(classes.col_value.begin() + matrix.cols, classes.col_value.end(), 0.0);
+  std::int64_t constant = 0;
+  for (std::int64_t i = 0; i < matrix.rows; ++i) {
+    if (findings.best[i] == findings.least[i] && std::isfinite(findings.best[i]) &&
+        (matrix.rows <= matrix.cols || findings.best[i] == 0)) {
       classes.row_value[i] = matrix.grid(static_cast<double>(findings.best[i]));
-    } else {
-      any_ordinary = true;
+      ++constant;
     }
   }
-  for (std::int64_t j = 0; j < order; ++j) {
-    if (j >= matrix.cols) {
-      classes.col_value[j] = 0;
-    } else if (any_ordinary && !findings.column_constant.empty() && findings.column_constant[j] &&
-               (matrix.rows >= matrix.cols || matrix.row(0)[j] == 0)) {
+  if (findings.column_constant.empty() || constant == matrix.rows) {
+    return classes;
+  }
+  for (std::int64_t j = 0; j < matrix.cols; ++j) {
+    if (findings.column_constant[j] && (matrix.rows >= matrix.cols || matrix.row(0)[j] == 0)) {
       classes.col_value[j] = matrix.exact(0, j);
     }
   }
