@@ -11,6 +11,7 @@ namespace lmc {
 namespace {
 
 constexpr int sample = 8;
+constexpr int few = 5; // lines that tell most other matrices at less cost
 constexpr double largest_residual = 0.1; // share of the sample's energy that rank one leaves
 
 // A sample of so many rows and columns, with the means of both taken out, minus the cross through
@@ -205,8 +206,7 @@ bool rank_one_prices(const RowMatrix<T> &matrix, std::vector<double> &price, Int
   const std::int64_t n = matrix.cols;
   // Squares must stay within the range of doubles.
   const bool suitable = std::min(m, n) >= 2 * sample && std::abs(matrix.grid.exponent) < 400;
-  // Few entries tell most others at less cost.
-  const bool promising = suitable && pivot_row(matrix, sample / 2, 4 * largest_residual) >= 0;
+  const bool promising = suitable && pivot_row(matrix, few, 3 * largest_residual) >= 0;
   const std::int64_t pivot = promising ? pivot_row(matrix, sample, largest_residual) : -1;
   RankOne parts;
   if (pivot < 0 || !split(matrix, pivot, parts, interrupt) ||
