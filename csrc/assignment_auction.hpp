@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <iterator>
 #include <limits>
+#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
@@ -24,7 +25,8 @@ struct Choice {
 // 105-123) on the squared problem. How rows are looked at is the derived solver's:
 //   choose(i, epsilon)  the two best columns of row i, within looseness(epsilon) of the truth
 //   choose(rows, epsilon)  the same of two rows
-//   alone               what a bid costs more of the budget where no other row looks meanwhile
+//   is_dense            whether a look is at a whole row: one without company then takes as long as
+//                       two, and as a step of a search
 //   choose_best(i)      the same, where `second` may be too small
 //   free_tie(i, best)   a column nobody holds that yields row i `best`, or -1
 //   profit(i, j)        exactly
@@ -37,15 +39,20 @@ protected:
   Auction(std::int64_t order, const Classes &classes, Matching &matching, double step,
           Interrupt &interrupt)
       : n_(order), classes_(classes), matching_(matching), step_(step), interrupt_(interrupt) {
-    for (std::int64_t j = 0; j < n_; ++j) {
+    for (std::int64_t j = 0; classes.any_col && j < n_; ++j) {
       if (is_class(classes.col_value[j])) {
         class_cols_.push_back(j);
       }
     }
-    rows_.reserve(n_);
     free_.reserve(n_);
-    for (std::int64_t i = 0; i < n_; ++i) {
-      (is_class(classes.row_value[i]) ? class_rows_ : rows_).push_back(i);
+    rows_.resize(n_);
+    std::iota(rows_.begin(), rows_.end(), std::int64_t{0});
+    if (classes.any_row) {
+      const auto first = std::stable_partition(rows_.begin(), rows_.end(), [&](std::int64_t i) {
+        return !is_class(classes.row_value[i]);
+      });
+      class_rows_.assign(first, rows_.end());
+      rows_.erase(first, rows_.end());
     }
     order_class_cols();
   }
@@ -164,22 +171,25 @@ private:
         }
         continue;
       }
-      if (interrupt_(64)) {
+      if (interrupt_(Solver::is_dense ? 2 * n_ : 64)) {
         return false;
       }
-      const std::int64_t i = next_free();
+      std::array<std::int64_t, 2> rows{next_free(), -1};
+      std::array<Choice, 2> choices;
       if (free_.empty()) {
-        respond(i, self().choose(i, epsilon), epsilon, budget);
-        budget -= Solver::alone;
-        continue;
-      }
-      const std::int64_t k = next_free();
-      const std::array<Choice, 2> choices = self().choose({i, k}, epsilon);
-      const std::int64_t dearer = respond(i, choices[0], epsilon, budget);
-      if (dearer >= 0 && dearer == choices[1].col) {
-        free_.push_back(k);
+        choices[0] = self().choose(rows[0], epsilon);
+        budget -= Solver::is_dense ? 1 : 0;
       } else {
-        respond(k, choices[1], epsilon, budget);
+        rows[1] = next_free();
+        choices = self().choose(rows, epsilon);
+      }
+      std::int64_t dearer = -1;
+      for (std::size_t k = 0; k < 2 && rows[k] >= 0; ++k) {
+        if (dearer >= 0 && dearer == choices[k].col) {
+          free_.push_back(rows[k]);
+        } else {
+          dearer = respond(rows[k], choices[k], epsilon, budget);
+        }
       }
     }
     free_.insert(free_.end(), stuck_.begin(), stuck_.end());
@@ -206,7 +216,7 @@ private:
     const double raise = choice.best - choice.second + epsilon;
     // A row with one possible column bids no finite price, and a raise of zero could go on for
     // ever.
-    if (choice.second == -infinity || (holder >= 0 && raise <= 0)) {
+    if (!(raise < infinity) || (holder >= 0 && raise <= 0)) {
       // Forbidden pairs are no ties.
       const std::int64_t other = choice.best > -infinity ? self().free_tie(i, choice.best) : -1;
       if (other >= 0) {
@@ -217,7 +227,7 @@ private:
       return -1;
     }
     set_price(choice.col, matching_.price[choice.col] + raise);
-    if (is_class(classes_.col_value[choice.col])) {
+    if (classes_.any_col && is_class(classes_.col_value[choice.col])) {
       top_class_col_rose();
     }
     take(i, choice.col);
@@ -230,7 +240,8 @@ private:
     matching_.col_of[i] = j;
     if (holder >= 0) {
       matching_.col_of[holder] = -1;
-      (is_class(classes_.row_value[holder]) ? free_class_rows_ : free_).push_back(holder);
+      const bool constant = classes_.any_row && is_class(classes_.row_value[holder]);
+      (constant ? free_class_rows_ : free_).push_back(holder);
     }
   }
 

@@ -78,6 +78,10 @@ bool is_worth_turning(const CostMatrix &cost) {
 
 // Back from the squared problem to the given one.
 void drop_dummies(std::int64_t rows, std::int64_t cols, Matching &matching) {
+  if (rows == cols) {
+    matching.price.resize(cols);
+    return;
+  }
   if (rows > cols) {
     const auto first = matching.price.begin();
     matching.row_floor = -*std::min_element(first + cols, first + rows);

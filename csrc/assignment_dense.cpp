@@ -47,7 +47,7 @@ public:
   }
 
 private:
-  static constexpr std::int64_t alone = 1; // a look takes as long as a step of a search
+  static constexpr bool is_dense = true;
 
   // Constant rows and dummies count as zero: a constant changes nothing but their own profit.
   const T *row(std::int64_t i) const {
@@ -60,13 +60,13 @@ private:
 
   void price_set(std::int64_t j) {
     put_price(rounded_.data(), j, static_cast<T>(matching_.price[j]) * unit_);
-    if (in_float32_ && largest_price_ >= covered_price_) {
+    if (largest_price_ >= covered_price_) {
       cover_prices(std::max(1.0, 2 * largest_price_));
     }
   }
 
   void cover_prices(double largest) {
-    covered_price_ = largest;
+    covered_price_ = in_float32_ ? largest : infinity;
     slack_ = matrix_.grid.difference_error(largest, std::numeric_limits<float>::epsilon());
   }
 
@@ -82,7 +82,6 @@ private:
       return {choose_exactly(rows[0]), choose_exactly(rows[1])};
     }
     work_.rows_read += 2;
-    interrupt_(2 * n_);
     const std::array<TopTwo<T>, 2> tops =
         top_two(std::array{row(rows[0]), row(rows[1])}, matrix_.sign, rounded_.data(), n_);
     return {judge(rows[0], tops[0], epsilon), judge(rows[1], tops[1], epsilon)};
@@ -100,7 +99,7 @@ private:
   // second is a bound from above, good enough if below the best.
   Choice judge(std::int64_t i, const TopTwo<T> &top, double epsilon) {
     const double second = matrix_.grid(static_cast<double>(top.second));
-    if (epsilon != 0) {
+    if (epsilon > 0) {
       return {matrix_.grid(static_cast<double>(top.best)), second, top.index};
     }
     if (top.index >= 0) {

@@ -83,7 +83,7 @@ public:
   }
 
 private:
-  static constexpr std::int64_t alone = 0;
+  static constexpr bool is_dense = false;
 
   // What row i gets for column j, both on the grid.
   double value(std::int64_t i, std::int64_t j) const {

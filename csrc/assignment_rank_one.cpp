@@ -11,7 +11,7 @@ namespace lmc {
 namespace {
 
 constexpr int sample = 8;
-constexpr int few = 5; // lines that tell most other matrices at less cost
+constexpr int few = 5;                   // lines that tell most other matrices at less cost
 constexpr double largest_residual = 0.1; // share of the sample's energy that rank one leaves
 
 // A sample of so many rows and columns, with the means of both taken out, minus the cross through

@@ -57,7 +57,7 @@ LMC_INLINE Ints lane_numbers(float) { return Ints{0, 1, 2, 3, 4, 5, 6, 7}; }
 // Sets one of the values by writing the whole vector it is loaded with: a load that is wider than
 // the write before it would have to wait for it.
 template <class T> LMC_INLINE void put(T *values, std::int64_t at, T value) {
-  const std::int64_t lane = at % width<T>;
+  const std::int64_t lane = at & (width<T> - 1);
   Vector<T> &whole = store(values + (at - lane));
   whole = lane_numbers(T{}) == static_cast<Integer<T>>(lane) ? Vector<T>{} + value : whole;
 }
