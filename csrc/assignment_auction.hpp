@@ -39,7 +39,7 @@ protected:
   Auction(std::int64_t order, const Classes &classes, Matching &matching, double step,
           Interrupt &interrupt)
       : n_(order), classes_(classes), matching_(matching), step_(step), interrupt_(interrupt) {
-    for (std::int64_t j = 0; classes.any_col && j < n_; ++j) {
+    for (std::int64_t j = 0; j < n_; ++j) {
       if (is_class(classes.col_value[j])) {
         class_cols_.push_back(j);
       }
@@ -47,12 +47,10 @@ protected:
     free_.reserve(n_);
     rows_.resize(n_);
     std::iota(rows_.begin(), rows_.end(), std::int64_t{0});
-    if (classes.any_row) {
-      const auto first = std::stable_partition(rows_.begin(), rows_.end(), [&](std::int64_t i) {
-        return !is_class(classes.row_value[i]);
-      });
-      class_rows_.assign(first, rows_.end());
-      rows_.erase(first, rows_.end());
+    const auto constant = [&](std::int64_t i) { return is_class(classes.row_value[i]); };
+    std::copy_if(rows_.begin(), rows_.end(), std::back_inserter(class_rows_), constant);
+    if (!class_rows_.empty()) {
+      std::erase_if(rows_, constant);
     }
     order_class_cols();
   }
@@ -227,7 +225,7 @@ private:
       return -1;
     }
     set_price(choice.col, matching_.price[choice.col] + raise);
-    if (classes_.any_col && is_class(classes_.col_value[choice.col])) {
+    if (!class_cols_.empty() && is_class(classes_.col_value[choice.col])) {
       top_class_col_rose();
     }
     take(i, choice.col);
@@ -240,7 +238,7 @@ private:
     matching_.col_of[i] = j;
     if (holder >= 0) {
       matching_.col_of[holder] = -1;
-      const bool constant = classes_.any_row && is_class(classes_.row_value[holder]);
+      const bool constant = !class_rows_.empty() && is_class(classes_.row_value[holder]);
       (constant ? free_class_rows_ : free_).push_back(holder);
     }
   }

@@ -87,7 +87,6 @@ template <class T> struct RowMatrix {
 // vectors cover max(rows, cols) entries; NaN marks ordinary ones.
 struct Classes {
   std::vector<double> row_value, col_value;
-  bool any_row = false, any_col = false; // whether one is not ordinary
 };
 
 // A matching and the column prices that support it: u_i = max_j (a_ij - price_j), at least

@@ -146,15 +146,12 @@ template <class T> Classes find_classes(const RowMatrix<T> &matrix, const Findin
       ++constant;
     }
   }
-  classes.any_row = constant > 0 || order > matrix.rows;
-  classes.any_col = order > matrix.cols;
   if (findings.column_constant.empty() || constant == matrix.rows) {
     return classes;
   }
   for (std::int64_t j = 0; j < matrix.cols; ++j) {
     if (findings.column_constant[j] && (matrix.rows >= matrix.cols || matrix.row(0)[j] == 0)) {
       classes.col_value[j] = matrix.exact(0, j);
-      classes.any_col = true;
     }
   }
   return classes;
