@@ -432,14 +432,15 @@ private:
   void write_duals(const Matching &matching, const Certificate &certificate, const Grid &grid) {
     double *by_row = problem_.flipped ? output_.v : output_.u;
     double *by_col = problem_.flipped ? output_.u : output_.v;
+    // Adding zero leaves none that is negative.
     if (by_row) {
       for (std::size_t i = 0; i < certificate.u.size(); ++i) {
-        by_row[i] = grid.restore(problem_.sign * (certificate.u[i] + certificate.floor));
+        by_row[i] = grid.restore(problem_.sign * (certificate.u[i] + certificate.floor)) + 0.0;
       }
     }
     if (by_col) {
       for (std::size_t j = 0; j < matching.row_of.size(); ++j) {
-        by_col[j] = grid.restore(problem_.sign * (matching.price[j] - certificate.floor));
+        by_col[j] = grid.restore(problem_.sign * (matching.price[j] - certificate.floor)) + 0.0;
       }
     }
     if (output_.margins) {
