@@ -218,6 +218,9 @@ private:
     if (may_turn_ && copies.any()) {
       return Outcome::turn;
     }
+    if (copies.any()) {
+      findings.favourites = TightGraph(0, 0); // the transport problem needs the memory
+    }
     // Only forbidden pairs let prices grow beyond a few times the largest entry; the grid is made
     // coarser when they did.
     for (int bits = finest_bits;; bits -= 8) {
@@ -291,6 +294,8 @@ private:
     if (!given_prices(matrix, findings, matching)) {
       if (dense) {
         claim_columns(matrix, findings, matching);
+      } else if (matrix.rows < matrix.cols) {
+        claim_favourites(matrix, findings, classes, matching);
       } else {
         start_prices(matrix, findings, classes, matching.price);
       }

@@ -58,14 +58,18 @@ public:
              interrupt),
         matrix_(matrix), work_(work), capacity_(list_capacity(matrix.cols)), candidates_(matrix),
         values_(matrix.rows * capacity_), cols_(matrix.rows * capacity_), sizes_(matrix.rows),
-        bound_(n_, -infinity) {
+        bound_(n_, infinity) {
     for (std::int64_t j = 0; j < n_; ++j) {
       set_price(j, matching.price[j]);
     }
   }
 
   SolverResult run(const SolverOptions &options) {
+    // Who has a column has no need of others yet.
     for (const std::int64_t i : rows_) {
+      if (matching_.col_of[i] >= 0) {
+        continue;
+      }
       collect(i);
       if (interrupt_.stopped()) {
         return SolverResult::interrupted;
@@ -358,6 +362,9 @@ private:
   }
 
   void relax(std::int64_t i, double base) {
+    if (bound_[i] == infinity) {
+      collect(i);
+    }
     ++work_.list_visits;
     for (std::int64_t k = i * capacity_; k < i * capacity_ + sizes_[i]; ++k) {
       reach(cols_[k], base - (values_[k] - matching_.price[cols_[k]]), i);
@@ -394,7 +401,7 @@ private:
   CandidateScan<Matrix> candidates_;
   std::vector<double> values_; // of the listed columns, capacity_ places to each row
   std::vector<std::int32_t> cols_, sizes_;
-  std::vector<double> bound_;
+  std::vector<double> bound_; // infinity for a row without list
   std::vector<Candidate> found_;
   std::vector<std::int64_t> touched_;
   std::vector<Label> labels_;

@@ -15,33 +15,62 @@ namespace {
 template <class T>
 LMC_INLINE RowSummary<T> summarise_row_impl(const T *row, T sign, std::int64_t count) {
   using V = Vector<T>;
-  constexpr T low = -std::numeric_limits<T>::infinity();
-  V best = V{} + low;
-  V least = V{} - low;
-  V smallest = least;
-  V poison = V{};
-  std::int64_t j = 0;
-  for (; j + width<T> <= count; j += width<T>) {
-    const V x = load(row + j) * sign;
-    best = x > best ? x : best;
-    least = x < least ? x : least;
-    const V size = x < 0 ? -x : x;
-    smallest = smaller(size > 0 ? size : smallest, smallest);
-    poison += x * T{0};
-  }
-  RowSummary<T> result{folded(best, [](const V &a, const V &b) { return larger(a, b); }),
-                       folded(least, [](const V &a, const V &b) { return smaller(a, b); }),
-                       folded(smallest, [](const V &a, const V &b) { return smaller(a, b); }),
-                       folded(poison, [](const V &a, const V &b) { return a + b; })};
-  for (; j < count; ++j) {
-    const T x = row[j] * sign;
-    result.best = std::max(result.best, x);
-    result.least = std::min(result.least, x);
-    if (x != 0) {
-      result.smallest = std::min(result.smallest, std::abs(x));
+  using P = Places<T>;
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  // As integers, magnitudes are in the same order; one less puts zero above all others.
+  constexpr Integer<T> magnitude = std::numeric_limits<Integer<T>>::max();
+  constexpr auto infinite = std::bit_cast<Integer<T>>(infinity);
+  constexpr std::int64_t block = 32 * width<T>;
+  const std::int64_t whole = count / width<T> * width<T>;
+  LaneTopTwo<T> top{V{} - infinity, V{} - infinity, P{} - 1};
+  V least = V{} + infinity;
+  P smallest = P{} + (infinite - 1);
+  P largest{};
+  for (std::int64_t begin = 0; begin < whole; begin += block) {
+    const std::int64_t end = std::min(whole, begin + block);
+    V most = V{} - infinity;
+    for (std::int64_t j = begin; j < end; j += width<T>) {
+      const V x = load(row + j) * sign;
+      most = larger(x, most);
+      least = smaller(x, least);
+      const P size = reinterpret_cast<P>(x) & magnitude;
+      largest = size > largest ? size : largest;
+      const P before = (size - 1) & magnitude;
+      smallest = before < smallest ? before : smallest;
     }
-    result.poison += x * T{0};
+    top.see(most, lane_numbers(T{}) + static_cast<Integer<T>>(begin));
   }
+  top.gather();
+  RowSummary<T> result{
+      top.first[0], top.second[0],
+      top.place[0], folded(least, [](const V &a, const V &b) { return smaller(a, b); }),
+      infinity,     T{0}};
+  Integer<T> bits = folded(smallest, [](const P &a, const P &b) { return a < b ? a : b; });
+  Integer<T> most_bits = folded(largest, [](const P &a, const P &b) { return a > b ? a : b; });
+  const auto see = [&](std::int64_t j) LMC_INLINED {
+    const T x = row[j] * sign;
+    result.second = std::max(result.second, std::min(result.best, x));
+    result.place = x > result.best ? j : result.place;
+    result.best = std::max(result.best, x);
+  };
+  // The best is in this lane of its block, and perhaps the second best.
+  if (result.place >= 0) {
+    const std::int64_t first = result.place;
+    result.best = row[first] * sign;
+    const std::int64_t end = std::min(whole, first / block * block + block);
+    for (std::int64_t j = first + width<T>; j < end; j += width<T>) {
+      see(j);
+    }
+  }
+  for (std::int64_t j = whole; j < count; ++j) {
+    see(j);
+    result.least = std::min(result.least, row[j] * sign);
+    const Integer<T> size = std::bit_cast<Integer<T>>(row[j]) & magnitude;
+    bits = std::min<Integer<T>>(bits, (size - 1) & magnitude);
+    most_bits = std::max(most_bits, size);
+  }
+  result.smallest = std::bit_cast<T>(static_cast<Integer<T>>(bits + 1));
+  result.poison = most_bits < infinite ? T{0} : infinity;
   return result;
 }
 
@@ -141,19 +170,6 @@ LMC_INLINE std::array<TopTwo<T>, 2> top_two_impl(const std::array<const T *, 2> 
   top_of_other.gather();
   return {seen_to_end(top_of_one, one, sign, price, j, count),
           seen_to_end(top_of_other, other, sign, price, j, count)};
-}
-
-template <class T>
-LMC_INLINE void mark_differences_impl(const T *row, const T *reference, T *differs,
-                                      std::int64_t count) {
-  using V = Vector<T>;
-  std::int64_t j = 0;
-  for (; j + width<T> <= count; j += width<T>) {
-    store(differs + j) = load(row + j) == load(reference + j) ? load(differs + j) : V{} + T{1};
-  }
-  for (; j < count; ++j) {
-    differs[j] = row[j] == reference[j] ? differs[j] : T{1};
-  }
 }
 
 template <class T>
@@ -355,14 +371,6 @@ LMC_CLONES std::array<TopTwo<double>, 2> top_two(const std::array<const double *
                                                  double sign, const double *price,
                                                  std::int64_t count) {
   return top_two_impl(rows, sign, price, count);
-}
-LMC_CLONES void mark_differences(const float *row, const float *reference, float *differs,
-                                 std::int64_t count) {
-  mark_differences_impl(row, reference, differs, count);
-}
-LMC_CLONES void mark_differences(const double *row, const double *reference, double *differs,
-                                 std::int64_t count) {
-  mark_differences_impl(row, reference, differs, count);
 }
 LMC_CLONES void raise_columns(const float *row, float sign, float offset, float *best_of,
                               std::int64_t count) {

@@ -11,10 +11,13 @@ namespace lmc {
 
 // All kernels see sign * a, to be maximised. `price` is rounded to T.
 
-// What one pass over a row finds out; `smallest` is the least magnitude but zero, `poison` is zero
-// unless an entry is not finite.
+// What one pass over a row finds out: the two largest (equal under a tie) and a place of the
+// largest, -1 if none is above -infinity; the least; the least magnitude but zero; and zero unless
+// an entry is not finite.
 template <class T> struct RowSummary {
-  T best, least, smallest, poison;
+  T best, second;
+  std::int64_t place;
+  T least, smallest, poison;
 };
 RowSummary<float> summarise_row(const float *row, float sign, std::int64_t count);
 RowSummary<double> summarise_row(const double *row, double sign, std::int64_t count);
@@ -44,11 +47,6 @@ std::array<TopTwo<double>, 2> top_two(const std::array<const double *, 2> &rows,
 void raise_columns(const float *row, float sign, float offset, float *best_of, std::int64_t count);
 void raise_columns(const double *row, double sign, double offset, double *best_of,
                    std::int64_t count);
-
-// differs[j] = 1 where row[j] is not reference[j].
-void mark_differences(const float *row, const float *reference, float *differs, std::int64_t count);
-void mark_differences(const double *row, const double *reference, double *differs,
-                      std::int64_t count);
 
 // Entries side by side that fall into different groups.
 constexpr std::int64_t group_lanes = 32;

@@ -29,14 +29,11 @@ bool add_favourites(const T *row, T sign, const RowSummary<T> &summary, TightGra
   if (summary.best == summary.least) {
     return summary.best > -std::numeric_limits<T>::infinity();
   }
-  const std::int64_t count = mark_places(row, sign, summary.best, favourites.cols, bits);
-  if (count == 1) {
-    const std::uint64_t *word =
-        std::find_if(bits, bits + favourites.words, [](auto x) { return x; });
-    char &taken = wanted[(word - bits) * 64 + std::countr_zero(*word)];
-    return !std::exchange(taken, char{1});
+  if (summary.best > summary.second) {
+    bits[summary.place / 64] |= std::uint64_t{1} << (summary.place % 64);
+    return !std::exchange(wanted[summary.place], char{1});
   }
-  return count > 0;
+  return mark_places(row, sign, summary.best, favourites.cols, bits) > 0;
 }
 
 } // namespace
@@ -65,14 +62,17 @@ template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt
   const bool reduce = matrix.rows >= matrix.cols;
   if (reduce) {
     findings.reduced.assign(matrix.cols, -infinity);
+  } else {
+    findings.second.resize(matrix.rows);
+    findings.favourite.resize(matrix.rows);
   }
   const T *first = matrix.row(0);
   const T *middle = matrix.row(matrix.rows / 2);
   const T *last = matrix.row(matrix.rows - 1);
-  std::vector<T> differs;
-  for (std::int64_t j = 0; j < matrix.cols && differs.empty(); ++j) {
+  std::vector<std::int64_t> constant;
+  for (std::int64_t j = 0; j < matrix.cols; ++j) {
     if (first[j] == middle[j] && first[j] == last[j]) {
-      differs.assign(matrix.cols, T{0});
+      constant.push_back(j);
     }
   }
   std::vector<char> wanted(matrix.rows <= matrix.cols ? matrix.cols : 0);
@@ -95,21 +95,24 @@ template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt
     if (reduce && summary.best > summary.least && summary.best > -infinity) {
       raise_columns(row, matrix.sign, summary.best, findings.reduced.data(), matrix.cols);
     }
+    if (!reduce) {
+      findings.second[i] = summary.second;
+      findings.favourite[i] = static_cast<std::int32_t>(summary.place);
+    }
     if (!wanted.empty() &&
         !add_favourites(row, matrix.sign, summary, findings.favourites, wanted)) {
       wanted.clear();
       findings.favourites = TightGraph(0, 0);
     }
-    if (!differs.empty()) {
-      mark_differences(row, first, differs.data(), matrix.cols);
-    }
+    std::erase_if(constant, [&](std::int64_t j) { return row[j] != first[j]; });
   }
   findings.largest = static_cast<double>(std::max(std::abs(best), std::abs(least)));
   findings.poisoned = !(poison == T{0});
-  if (std::find(differs.begin(), differs.end(), T{0}) != differs.end()) {
+  std::erase_if(constant, [&](std::int64_t j) { return !std::isfinite(first[j]); });
+  if (!constant.empty()) {
     findings.column_constant.resize(matrix.cols);
-    for (std::int64_t j = 0; j < matrix.cols; ++j) {
-      findings.column_constant[j] = differs[j] == T{0} && std::isfinite(first[j]);
+    for (const std::int64_t j : constant) {
+      findings.column_constant[j] = 1;
     }
   }
   return findings;
@@ -197,6 +200,29 @@ void start_prices(const RowMatrix<T> &matrix, const Findings<T> &findings, const
   }
 }
 
+template <class T>
+void claim_favourites(const RowMatrix<T> &matrix, const Findings<T> &findings,
+                      const Classes &classes, Matching &matching) {
+  for (std::int64_t i = 0; i < matrix.rows; ++i) {
+    const std::int64_t j = findings.favourite[i];
+    const bool bids = std::isnan(classes.row_value[i]) && std::isfinite(findings.second[i]) &&
+                      std::isnan(classes.col_value[j]);
+    if (!bids) {
+      continue;
+    }
+    const double margin = matrix.exact(i, j) - matrix.grid(static_cast<double>(findings.second[i]));
+    const std::int64_t holder = matching.row_of[j];
+    if (holder < 0 || margin > matching.price[j]) {
+      matching.price[j] = margin;
+      matching.row_of[j] = i;
+      matching.col_of[i] = j;
+      if (holder >= 0) {
+        matching.col_of[holder] = -1;
+      }
+    }
+  }
+}
+
 template Findings<float> survey_rows(const RowMatrix<float> &, Interrupt &);
 template Findings<double> survey_rows(const RowMatrix<double> &, Interrupt &);
 template Findings<float> survey_dense(const RowMatrix<float> &, Interrupt &);
@@ -211,5 +237,9 @@ template void start_prices(const RowMatrix<float> &, const Findings<float> &, co
                            std::vector<double> &);
 template void start_prices(const RowMatrix<double> &, const Findings<double> &, const Classes &,
                            std::vector<double> &);
+template void claim_favourites(const RowMatrix<float> &, const Findings<float> &, const Classes &,
+                               Matching &);
+template void claim_favourites(const RowMatrix<double> &, const Findings<double> &, const Classes &,
+                               Matching &);
 
 } // namespace lmc

@@ -20,6 +20,10 @@ template <class T> struct Findings {
   // max_i (a_ij - best_i): the prices at which row i still gets best_i. Of dense surveys, and where
   // there are no more columns than rows.
   std::vector<T> reduced;
+  // Where there are more columns than rows: the second best of every row (the best under a tie) and
+  // a column of the best.
+  std::vector<T> second;
+  std::vector<std::int32_t> favourite;
   // The best columns of every row that is not constant. Empty where two rows want only one and the
   // same, and where there are fewer columns than rows. Not of dense surveys.
   TightGraph favourites{0, 0};
@@ -47,5 +51,11 @@ template <class T> bool mostly_tied(const RowMatrix<T> &matrix, const Findings<T
 template <class T>
 void start_prices(const RowMatrix<T> &matrix, const Findings<T> &findings, const Classes &classes,
                   std::vector<double> &price);
+
+// Where there are more columns than rows and all start at price zero: every row bids for its best
+// column, up to the price at which it would take its second best, and the highest bid has it.
+template <class T>
+void claim_favourites(const RowMatrix<T> &matrix, const Findings<T> &findings,
+                      const Classes &classes, Matching &matching);
 
 } // namespace lmc

@@ -68,11 +68,11 @@ class TieBreaker {
 public:
   TieBreaker(const TightGraph &graph, Forced forced, const std::vector<char> &spare,
              const std::int64_t *prefer, std::span<std::int64_t> col_of, Interrupt &interrupt)
-      : graph_(graph), transposed_(graph.transposed(interrupt)), spare_(spare), prefer_(prefer),
-        col_of_(col_of), interrupt_(interrupt), row_of_(graph.cols, -1),
-        fixed_(std::move(forced.cols)), seen_(graph.words, 0), fixed_rows_(std::move(forced.rows)),
-        via_(graph.cols + 1), onward_(graph.cols, -1), row_potential_(prefer ? graph.rows + 1 : 0),
-        col_potential_(prefer ? graph.cols + 1 : 0), wanted_(prefer ? graph.rows : 0, -1) {
+      : graph_(graph), spare_(spare), prefer_(prefer), col_of_(col_of), interrupt_(interrupt),
+        row_of_(graph.cols, -1), fixed_(std::move(forced.cols)), seen_(graph.words, 0),
+        fixed_rows_(std::move(forced.rows)), via_(graph.cols + 1), onward_(graph.cols, -1),
+        row_potential_(prefer ? graph.rows + 1 : 0), col_potential_(prefer ? graph.cols + 1 : 0),
+        wanted_(prefer ? graph.rows : 0, -1) {
     for (std::int64_t i = 0; i < graph.rows; ++i) {
       if (col_of[i] >= 0) {
         row_of_[col_of[i]] = i;
@@ -193,6 +193,9 @@ private:
       return false;
     }
     const std::int64_t to = leading_[led_++];
+    if (transposed_.rows == 0) {
+      transposed_ = graph_.transposed(interrupt_);
+    }
     interrupt_(transposed_.words);
     const std::uint64_t *column = transposed_.bits.data() + to * transposed_.words;
     for (std::int64_t w = 0; w < transposed_.words; ++w) {
@@ -235,12 +238,6 @@ private:
     meeting_ = -1;
     reach(source, -1, -1);
     for (; head < reached_.size() && meeting_ < 0; ++head) {
-      if (!step_back() && both_ways) {
-        return false;
-      }
-      if (meeting_ >= 0) {
-        break;
-      }
       const std::int64_t at = reached_[head];
       if (at == dummy_col()) {
         for (std::int64_t k = first_open_; k < graph_.rows && meeting_ < 0; ++k) {
@@ -253,6 +250,9 @@ private:
       } else if (!dummy_row_seen_) {
         dummy_row_seen_ = true;
         expand_dummy_row(at);
+      }
+      if (meeting_ < 0 && !step_back() && both_ways) {
+        return false;
       }
     }
     return meeting_ >= 0;
@@ -330,7 +330,7 @@ private:
   }
 
   const TightGraph &graph_;
-  const TightGraph transposed_;
+  TightGraph transposed_{0, 0}; // once a step back is taken
   const std::vector<char> &spare_;
   const std::int64_t *prefer_;
   const std::span<std::int64_t> col_of_;

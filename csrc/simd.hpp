@@ -122,6 +122,15 @@ template <class Combine> LMC_INLINE float folded(Floats v, const Combine &combin
   v = combine(v, swapped<2>(v));
   return combine(v, swapped<1>(v))[0];
 }
+template <class Combine> LMC_INLINE std::int64_t folded(Longs v, const Combine &combine) {
+  v = combine(v, swapped<2>(v));
+  return combine(v, swapped<1>(v))[0];
+}
+template <class Combine> LMC_INLINE std::int32_t folded(Ints v, const Combine &combine) {
+  v = combine(v, swapped<4>(v));
+  v = combine(v, swapped<2>(v));
+  return combine(v, swapped<1>(v))[0];
+}
 
 // The largest that each lane has seen, and its place.
 template <class T> struct LaneTop {

@@ -634,6 +634,17 @@ def test_wide_matrices_take_little_work():
     assert result.augmentations <= rows / 32
 
 
+# The survey knows every row's best two columns: only rows that want the same one make lists.
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_of_wide_matrices_make_lists_when_they_lose_their_favourites(dtype):
+    rows, cols = 301, 2003
+    cost = np.random.default_rng(6).standard_normal((rows, cols)).astype(dtype)
+    result = solve_assignment(cost)
+    assert result.gap == 0.0
+    assert result.rows_read <= 2.3 * rows
+    assert result.list_visits <= 0.5 * rows
+
+
 # Dummies that lose a column bid for another one; the others keep theirs.
 def test_dummies_that_bid_take_little_work():
     rows, cols = 400, 800
