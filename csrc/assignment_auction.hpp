@@ -35,6 +35,7 @@ struct Choice {
 template <class Solver> class Auction {
 protected:
   static constexpr double infinity = std::numeric_limits<double>::infinity();
+  static constexpr double coarser_by = 7; // epsilon, where the first one turns out to be too small
 
   Auction(std::int64_t order, const Classes &classes, Matching &matching, double step,
           Interrupt &interrupt)
@@ -75,10 +76,14 @@ protected:
     }
     if (!shares.empty() && options.scales(static_cast<std::int64_t>(free_.size()), n_)) {
       const double spread = mean_spread(options.spread_sample);
-      for (const double share : shares) {
-        if (!options.uses(share)) {
-          continue;
-        }
+      const auto phases = static_cast<int>(shares.size());
+      int first = 0;
+      while (first < phases && !options.uses(shares[first])) {
+        ++first;
+      }
+      int coarser = 2; // starts that may follow
+      for (int phase = first; phase < phases; ++phase) {
+        const double share = phase < 0 ? shares[0] * std::pow(coarser_by, -phase) : shares[phase];
         const double epsilon = std::ceil(spread * share / step_) * step_;
         review(epsilon);
         if (!bid(epsilon, 16 * n_)) {
@@ -89,6 +94,11 @@ protected:
             (epsilon + self().looseness(epsilon)) * static_cast<double>(n_) <= options.tolerance) {
           complete = true;
           return true;
+        }
+        if (coarser > 0 && stalls(phase - first)) {
+          --coarser;
+          --first;
+          phase = first - 1;
         }
       }
       review(0.0);
@@ -150,6 +160,13 @@ private:
       std::swap(class_cols_[at], class_cols_[next]);
       at = next;
     }
+  }
+
+  // Whether so many rows are left after the first or second phase that they will only outbid each
+  // other: prices have far to go, as in matrices of low rank where some columns are to be cheap.
+  bool stalls(int phase) const {
+    const auto open = static_cast<std::int64_t>(free_.size());
+    return (phase == 0 && open > n_ / 8) || (phase == 1 && open > n_ / 512);
   }
 
   // The rows in free_ bid for their best column until all have one or the budget is spent. Among
