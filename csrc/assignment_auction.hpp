@@ -166,7 +166,7 @@ private:
   // other: prices have far to go, as in matrices of low rank where some columns are to be cheap.
   bool stalls(int phase) const {
     const auto open = static_cast<std::int64_t>(free_.size());
-    return (phase == 0 && open > n_ / 8) || (phase == 1 && open > n_ / 512);
+    return (phase == 0 && open > n_ / 8) || (phase == 1 && open > n_ / 512 + 16);
   }
 
   // The rows in free_ bid for their best column until all have one or the budget is spent. Among

@@ -721,6 +721,19 @@ def test_favourites_that_do_not_suffice_are_given_up():
     assert result.objective == cost[rows, cols].sum()
 
 
+# Two strong directions and little else: prices have much farther to go than rows prefer their best.
+@pytest.mark.parametrize("n", [600, 1500])
+def test_prices_that_have_far_to_go_take_few_searches(n):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((2, n))
+    z, w = rng.standard_normal((2, n))
+    cost = np.outer(x, y) + 0.1 * np.outer(z, w) + 0.01 * rng.standard_normal((n, n))
+    result = solve_assignment(cost.astype(np.float32), maximize=True)
+    assert result.gap == 0.0
+    assert result.rows_read <= 20 * n
+    assert result.augmentations <= n / 20
+
+
 # More equal best entries than a list holds: rows list different ones.
 @pytest.mark.parametrize("values", [4, 12])
 def test_many_ties_take_little_work(values):
