@@ -8,6 +8,7 @@
 #include "assignment.hpp"
 #include "assignment_certificate.hpp"
 #include "assignment_columns.hpp"
+#include "assignment_components.hpp"
 #include "assignment_copies.hpp"
 #include "assignment_dense.hpp"
 #include "assignment_exact_rows.hpp"
@@ -259,7 +260,7 @@ private:
     if (result == SolverResult::infeasible || certificate.gap != 0) {
       return Outcome::outgrew;
     }
-    return settle(result, matching, matrix, find_classes(matrix, findings), certificate);
+    return settle(result, matching, matrix, certificate);
   }
 
   static Matching empty_matching(std::int64_t order) {
@@ -277,7 +278,7 @@ private:
       if (match_favourites(std::exchange(findings.favourites, TightGraph(0, 0)), matching,
                            interrupt_)) {
         Certificate certificate = prove(SolverResult::ok, matrix, matching);
-        return settle(SolverResult::ok, matching, matrix, classes, certificate);
+        return settle(SolverResult::ok, matching, matrix, certificate);
       }
       matching = empty_matching(order);
     }
@@ -285,7 +286,7 @@ private:
       const SolverResult result = solve_columns(matrix, classes, matching, interrupt_, work_);
       if (result != SolverResult::unfinished) {
         Certificate certificate = prove(result, matrix, matching);
-        return settle(result, matching, matrix, classes, certificate);
+        return settle(result, matching, matrix, certificate);
       }
       if (may_turn_) {
         return Outcome::turn;
@@ -311,7 +312,7 @@ private:
       result = solve_dense(matrix, classes, matching, asked, interrupt_, work_);
       certificate = prove(result, matrix, matching);
     }
-    return settle(result, matching, matrix, classes, certificate);
+    return settle(result, matching, matrix, certificate);
   }
 
   template <class T>
@@ -367,7 +368,7 @@ private:
 
   template <class T>
   Outcome settle(SolverResult result, const Matching &matching, const RowMatrix<T> &matrix,
-                 const Classes &classes, Certificate &certificate) {
+                 Certificate &certificate) {
     const Grid &grid = matrix.grid;
     if (result != SolverResult::ok) {
       report_.status = result == SolverResult::infeasible ? AssignmentStatus::infeasible
@@ -382,13 +383,12 @@ private:
       return Outcome::outgrew;
     }
     report_.gap = grid.restore(certificate.gap);
-    finish(matrix, classes, matching, certificate);
+    finish(matrix, matching, certificate);
     return Outcome::settled;
   }
 
   template <class T>
-  void finish(const RowMatrix<T> &matrix, const Classes &classes, const Matching &matching,
-              Certificate &certificate) {
+  void finish(const RowMatrix<T> &matrix, const Matching &matching, Certificate &certificate) {
     const bool tall = matrix.rows > matrix.cols;
     const std::vector<double> &dual = tall ? certificate.u : matching.price;
     const double zero = tall ? -certificate.floor : certificate.floor;
@@ -399,6 +399,9 @@ private:
     const std::vector<std::int64_t> &found = problem_.flipped ? matching.row_of : matching.col_of;
     const std::span<std::int64_t> cols(output_.cols, found.size());
     std::copy(found.begin(), found.end(), cols.begin());
+    const Components components =
+        output_.regrets ? find_components(certificate.tight, matching, spare, interrupt_)
+                        : Components{};
     const std::int64_t *prefer = options_.keep ? options_.prefer : nullptr;
     // A search that stopped early has no optimum to choose among.
     if (certificate.gap == 0) {
@@ -409,8 +412,8 @@ private:
       canonical_optimum(certificate.tight, spare, prefer, cols, interrupt_);
     }
     certificate.tight = TightGraph(0, 0);
-    if (output_.regrets) {
-      write_regrets(matrix, classes, matching, certificate, cols);
+    if (output_.regrets && !interrupt_.stopped()) {
+      write_regrets(matrix, matching, certificate, components, cols);
     }
     if (interrupt_.stopped()) {
       report_.status = AssignmentStatus::interrupted;
@@ -424,11 +427,13 @@ private:
 
   // Of the rows that some optimum places elsewhere, the regret is zero.
   template <class T>
-  void write_regrets(const RowMatrix<T> &matrix, const Classes &classes, const Matching &matching,
-                     const Certificate &certificate, std::span<const std::int64_t> cols) {
+  void write_regrets(const RowMatrix<T> &matrix, const Matching &matching,
+                     const Certificate &certificate, const Components &components,
+                     std::span<const std::int64_t> cols) {
     const std::vector<std::int64_t> &found = problem_.flipped ? matching.row_of : matching.col_of;
-    const std::vector<double> values = regrets(matrix, classes, matching, certificate,
-                                               problem_.flipped, options_.threads, interrupt_);
+    const std::vector<double> values =
+        regrets(matrix, matching, certificate, components, problem_.flipped, options_.threads,
+                interrupt_, work_);
     for (std::size_t i = 0; i < values.size(); ++i) {
       output_.regrets[i] = cols[i] == found[i] ? matrix.grid.restore(values[i]) : 0.0;
     }

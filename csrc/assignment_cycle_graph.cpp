@@ -1,5 +1,6 @@
 #include "assignment_cycle_graph.hpp"
 
+#include <array>
 #include <mutex>
 
 #include "assignment_rows.hpp"
@@ -84,40 +85,65 @@ void insert_finite(EdgeLists &lists, std::int64_t node, const Edge &edge) {
 } // namespace
 
 template <class T>
-CycleGraph<T>::CycleGraph(const RowMatrix<T> &matrix, const Classes &classes,
-                          const Matching &matching, const Certificate &certificate)
-    : matrix_(matrix), classes_(classes), matching_(matching), floor_(certificate.floor),
+CycleGraph<T>::CycleGraph(const RowMatrix<T> &matrix, const Matching &matching,
+                          const Certificate &certificate, const Components &components)
+    : matrix_(matrix), matching_(matching), components_(components), floor_(certificate.floor),
       u_(certificate.u), price_(matching.price.begin(), matching.price.begin() + matrix.cols),
       wide_(matrix.rows < matrix.cols), pairs_(std::min(matrix.rows, matrix.cols)),
-      to_rest_(pairs_, infinity), from_rest_(pairs_, infinity),
-      out_(pairs_ + 1, list_capacity(matrix)), in_(pairs_ + 1, list_capacity(matrix)) {
+      node_of_row_(matrix.rows), out_(pairs_ + most_hubs, list_capacity(matrix)),
+      in_(pairs_ + most_hubs, list_capacity(matrix)) {
   for (std::int64_t i = 0; i < matrix.rows; ++i) {
-    constant_rows_ += !std::isnan(classes.row_value[i]);
     if (matching.col_of[i] < 0) {
       spare_.push_back(i);
     }
   }
   for (std::int64_t j = 0; j < matrix.cols; ++j) {
-    constant_cols_ += !std::isnan(classes.col_value[j]);
     if (matching.row_of[j] < 0) {
       spare_.push_back(j);
     }
   }
+  find_hubs();
+}
+
+// Components that fit on a list leave others their place.
+template <class T> void CycleGraph<T>::find_hubs() {
+  std::vector<std::int32_t> labels;
+  for (std::size_t c = 0; c < components_.sizes.size(); ++c) {
+    if (static_cast<std::int32_t>(c) != components_.of_rest &&
+        components_.sizes[c] > out_.capacity()) {
+      labels.push_back(static_cast<std::int32_t>(c));
+    }
+  }
+  std::stable_sort(labels.begin(), labels.end(), [&](std::int32_t a, std::int32_t b) {
+    return components_.sizes[a] > components_.sizes[b];
+  });
+  labels.insert(labels.begin(), components_.of_rest);
+  labels.resize(std::min<std::size_t>(labels.size(), most_hubs));
+  hub_cols_.resize(labels.size());
+  std::vector<std::int32_t> hub_of(components_.sizes.size(), -1);
+  for (std::size_t h = 0; h < labels.size(); ++h) {
+    hub_of[labels[h]] = static_cast<std::int32_t>(h);
+  }
+  for (std::int64_t i = 0; i < matrix_.rows; ++i) {
+    const std::int64_t own = matching_.col_of[i];
+    const std::int32_t hub = hub_of[components_.of_row[i]];
+    node_of_row_[i] = static_cast<std::int32_t>(hub >= 0 ? pairs_ + hub : wide_ ? i : own);
+    if (hub >= 0 && own >= 0) {
+      hub_cols_[hub].push_back(static_cast<std::int32_t>(own));
+    }
+  }
+  if (wide_) {
+    hub_cols_[0].insert(hub_cols_[0].end(), spare_.begin(), spare_.end());
+  }
 }
 
 template <class T> void CycleGraph<T>::build(int threads, Interrupt &interrupt) {
+  leaving_.assign(hubs() * nodes(), infinity);
+  entering_.assign(pairs_ * hubs(), infinity);
   centre(threads, interrupt);
-  if (wide_) {
-    for (std::int64_t p = 0; p < pairs_; ++p) {
-      from_rest_[p] = price_[col(p)] - floor_;
-    }
-  }
   list_outgoing(threads, interrupt);
   list_incoming(threads, interrupt);
-  for (std::int64_t p = 0; p < pairs_; ++p) {
-    insert_finite(out_, rest(), {from_rest_[p], p});
-    insert_finite(in_, rest(), {to_rest_[p], p});
-  }
+  list_hubs();
 }
 
 template <class T>
@@ -155,10 +181,6 @@ template <class T> void CycleGraph<T>::centre(int threads, Interrupt &interrupt)
     const double least_out =
         matrix_.rows > matrix_.cols ? std::min(out[row(p)], u + floor_) : out[row(p)];
     const double least_in = wide_ ? std::min(in[col(p)], price - floor_) : in[col(p)];
-    // What the constant rows and columns have in common is not to be lost.
-    if (is_constant(p, true) || is_constant(p, false)) {
-      continue;
-    }
     if (least_out < infinity && least_in < infinity) {
       const double shift = std::trunc((least_in - least_out) / (2 * step)) * step;
       u += shift;
@@ -169,39 +191,63 @@ template <class T> void CycleGraph<T>::centre(int threads, Interrupt &interrupt)
 
 template <class T> void CycleGraph<T>::list_outgoing(int threads, Interrupt &interrupt) {
   Workers workers(interrupt);
-  const std::vector<double> nothing(pairs_ + 1, 0.0);
-  parallel_for(pairs_, grain(), threads, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<double> reduced_row(matrix_.cols + 1), gathered(wide_ ? pairs_ + 1 : 0);
+  std::mutex merge;
+  const std::vector<double> nothing(nodes(), 0.0);
+  if (wide_) {
+    for (std::int64_t p = 0; p < pairs_; ++p) {
+      double &weight = leaving_[node_of(p)];
+      weight = std::min(weight, price_[col(p)] - floor_);
+    }
+  }
+  parallel_for(matrix_.rows, grain(), threads, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<double> reduced_row(std::max(matrix_.cols, nodes())), gathered(wide_ ? nodes() : 0);
+    std::vector<double> least(hubs() * nodes(), infinity);
     double *const weights = wide_ ? gathered.data() : reduced_row.data();
-    GroupScan<double> scan(pairs_ + 1);
+    GroupScan<double> scan(nodes());
     double spread = 1.0 / 64;
-    workers.run(begin, end, [&](std::int64_t p, Interrupt &poll) {
+    workers.run(begin, end, [&](std::int64_t i, Interrupt &poll) {
       poll(2 * matrix_.cols);
-      reduce_part(row(p), 0, matrix_.cols, reduced_row.data());
-      if (wide_) {
-        for (const std::int64_t j : spare_) {
-          to_rest_[p] = std::min(to_rest_[p], reduced_row[j]);
+      reduce_part(i, 0, matrix_.cols, reduced_row.data());
+      std::array<double, most_hubs> to_hub;
+      to_hub.fill(infinity);
+      to_hub[0] = matrix_.rows > matrix_.cols ? u_[i] + floor_ : infinity;
+      for (std::int64_t h = 0; h < hubs(); ++h) {
+        for (const std::int32_t j : hub_cols_[h]) {
+          to_hub[h] = std::min(to_hub[h], reduced_row[j]);
         }
-      } else if (matrix_.rows > matrix_.cols) {
-        to_rest_[p] = u_[row(p)] + floor_;
       }
       if (wide_) {
         for (std::int64_t q = 0; q < pairs_; ++q) {
           weights[q] = reduced_row[col(q)];
         }
       }
-      weights[p] = infinity;
-      weights[rest()] = to_rest_[p];
+      for (std::int64_t h = 0; h < hubs(); ++h) {
+        for (const std::int32_t j : hub_cols_[h]) {
+          if (const std::int64_t q = wide_ ? matching_.row_of[j] : j; q >= 0) {
+            weights[q] = infinity;
+          }
+        }
+        weights[pairs_ + h] = to_hub[h];
+      }
+      const std::int64_t from = node_of_row_[i];
+      if (from >= pairs_) {
+        lower_columns(weights, least.data() + (from - pairs_) * nodes(), nodes());
+        return;
+      }
+      std::copy_n(to_hub.begin(), hubs(), entering_.begin() + from * hubs());
+      weights[from] = infinity;
       scan.read(weights, -1.0, nothing.data());
       const double threshold =
           upper_threshold(scan.maxima(), scan.groups(), std::min(out_.capacity(), pairs_), spread);
       for (const std::int32_t q : scan.places(threshold)) {
-        insert_finite(out_, p, {weights[q], q});
+        insert_finite(out_, from, {weights[q], q});
       }
       if (threshold > std::numeric_limits<double>::lowest()) {
-        out_.lower_bound(p, -threshold);
+        out_.lower_bound(from, -threshold);
       }
     });
+    const std::lock_guard<std::mutex> lock(merge);
+    lower_columns(least.data(), leaving_.data(), hubs() * nodes());
   });
 }
 
@@ -210,39 +256,50 @@ template <class T> void CycleGraph<T>::list_incoming(int threads, Interrupt &int
   parallel_for(matrix_.cols, 512, threads, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> weights(end - begin), limits(end - begin);
     std::vector<std::int32_t> places(end - begin);
+    const auto node_of_col = [&](std::int64_t j) {
+      const std::int64_t i = matching_.row_of[j];
+      return i < 0 ? rest() : std::int64_t{node_of_row_[i]};
+    };
     for (std::int64_t j = begin; j < end; ++j) {
-      limits[j - begin] = matching_.row_of[j] < 0 ? -infinity : infinity;
+      limits[j - begin] = node_of_col(j) >= pairs_ ? -infinity : infinity;
     }
     workers.run(0, matrix_.rows, [&](std::int64_t i, Interrupt &poll) {
-      poll(2 * (end - begin));
-      reduce_part(i, begin, end, weights.data());
-      const std::int64_t own = matching_.col_of[i];
-      if (own < 0) {
-        for (std::int64_t j = begin; j < end; ++j) {
-          from_rest_[j] = std::min(from_rest_[j], weights[j - begin]);
-        }
+      const std::int64_t source = node_of_row_[i];
+      if (source >= pairs_) {
         return;
       }
-      const std::int64_t source = wide_ ? i : own;
+      poll(2 * (end - begin));
+      reduce_part(i, begin, end, weights.data());
       const std::int64_t found =
           places_below(weights.data(), limits.data(), end - begin, places.data());
       for (std::int64_t k = 0; k < found; ++k) {
-        const std::int64_t j = begin + places[k];
-        if (j != own) {
-          const std::int64_t node = wide_ ? matching_.row_of[j] : j;
+        const std::int64_t node = node_of_col(begin + places[k]);
+        if (node != source) {
           in_.insert(node, {weights[places[k]], source});
           limits[places[k]] = in_.limit(node);
         }
       }
     });
     for (std::int64_t j = begin; j < end; ++j) {
-      const std::int64_t node = wide_ ? matching_.row_of[j] : j;
-      if (node >= 0) {
+      if (const std::int64_t node = node_of_col(j); node < pairs_) {
         in_.lower_bound(node, in_.limit(node));
-        insert_finite(in_, node, {from_rest_[node], rest()});
       }
     }
   });
+}
+
+template <class T> void CycleGraph<T>::list_hubs() {
+  for (std::int64_t hub = pairs_; hub < nodes(); ++hub) {
+    for (std::int64_t node = 0; node < nodes(); ++node) {
+      if (node_of(node) == node) {
+        insert_finite(out_, hub, {edge(hub, node), node});
+        insert_finite(in_, node, {edge(hub, node), hub});
+        if (node < pairs_) {
+          insert_finite(in_, hub, {edge(node, hub), node});
+        }
+      }
+    }
+  }
 }
 
 template class CycleGraph<float>;

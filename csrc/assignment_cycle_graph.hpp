@@ -1,12 +1,12 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
 
 #include "assignment_certificate.hpp"
+#include "assignment_components.hpp"
 #include "assignment_solver.hpp"
 
 namespace lmc {
@@ -70,18 +70,23 @@ private:
 };
 
 // The graph of reduced costs. Its nodes are the pairs of the matching, named by the rows where
-// there are fewer rows than columns and else by the columns, and one node for whatever has no
-// partner: the rest. An edge leads from a row to the pair whose column it takes.
+// there are fewer rows than columns and else by the columns, and some hubs: the first is the rest,
+// whatever has no partner. An edge leads from a row to the pair whose column it takes.
+//
+// Pairs that are on a cycle of weight zero are one place to a search, and a dead unit is on one
+// with all others: they would be all that is listed. So the largest components of such pairs are
+// hubs, too, and no nodes any more; their edges are the lightest of any member.
 template <class T> class CycleGraph {
 public:
-  CycleGraph(const RowMatrix<T> &matrix, const Classes &classes, const Matching &matching,
-             const Certificate &certificate);
+  CycleGraph(const RowMatrix<T> &matrix, const Matching &matching, const Certificate &certificate,
+             const Components &components);
 
   // Reads the matrix three times.
   void build(int threads, Interrupt &interrupt);
 
   std::int64_t pairs() const { return pairs_; }
   std::int64_t rest() const { return pairs_; }
+  std::int64_t nodes() const { return pairs_ + hubs(); }
   const EdgeLists &outgoing() const { return out_; }
   const EdgeLists &incoming() const { return in_; }
 
@@ -90,26 +95,20 @@ public:
   std::int64_t row(std::int64_t p) const { return wide_ ? p : matching_.row_of[p]; }
   std::int64_t col(std::int64_t p) const { return wide_ ? matching_.col_of[p] : p; }
 
-  // Rows that are constant have the same edges out, columns that are have the same edges in.
-  bool is_constant(std::int64_t p, bool outgoing) const {
-    return p != rest() &&
-           !std::isnan(outgoing ? classes_.row_value[row(p)] : classes_.col_value[col(p)]);
-  }
+  // The node of a pair, or of a hub.
+  std::int64_t node_of(std::int64_t p) const { return p < pairs_ ? node_of_row_[row(p)] : p; }
 
-  // Two constant rows, or columns, can swap their partners at no loss.
-  bool is_interchangeable(std::int64_t p) const {
-    return (constant_rows_ > 1 && is_constant(p, true)) ||
-           (constant_cols_ > 1 && is_constant(p, false));
-  }
+  // Other optima mix it with other pairs.
+  bool is_tied(std::int64_t p) const { return components_.sizes[components_.of_row[row(p)]] > 1; }
 
   double edge(std::int64_t from, std::int64_t to) const {
     if (from == to) {
       return std::numeric_limits<double>::infinity();
     }
-    if (from == rest()) {
-      return from_rest_[to];
+    if (from >= pairs_) {
+      return leaving_[(from - pairs_) * nodes() + to];
     }
-    return to == rest() ? to_rest_[from] : reduced(row(from), col(to));
+    return to >= pairs_ ? entering_[from * hubs() + to - pairs_] : reduced(row(from), col(to));
   }
 
   double reduced(std::int64_t i, std::int64_t j) const {
@@ -117,25 +116,32 @@ public:
   }
 
 private:
+  static constexpr std::int64_t most_hubs = 4;
+
+  std::int64_t hubs() const { return static_cast<std::int64_t>(hub_cols_.size()); }
+  void find_hubs();
   void reduce_part(std::int64_t i, std::int64_t begin, std::int64_t end, double *out) const;
   std::int64_t grain() const;
   // Duals between the ends of their range make the searches short. Raising u_i and lowering the
   // price of its column by half of what its lightest edge there exceeds its lightest edge out by
-  // leaves no edge negative, whatever the other pairs do.
+  // leaves no edge negative, whatever the other pairs do. Tied pairs stay where they are.
   void centre(int threads, Interrupt &interrupt);
   void list_outgoing(int threads, Interrupt &interrupt);
   void list_incoming(int threads, Interrupt &interrupt);
+  void list_hubs();
 
   const RowMatrix<T> &matrix_;
-  const Classes &classes_;
   const Matching &matching_;
-  std::int64_t constant_rows_ = 0, constant_cols_ = 0;
+  const Components &components_;
   const double floor_;
   std::vector<double> u_, price_;
   const bool wide_;
   const std::int64_t pairs_;
   std::vector<std::int64_t> spare_;
-  std::vector<double> to_rest_, from_rest_;
+  std::vector<std::int32_t> node_of_row_;
+  std::vector<std::vector<std::int32_t>> hub_cols_; // of each hub
+  // From each hub to every node, and from every pair to each hub.
+  std::vector<double> leaving_, entering_;
   EdgeLists out_, in_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <mutex>
 
 #include "assignment_cycle_graph.hpp"
 #include "parallel.hpp"
@@ -52,7 +53,6 @@ struct Front {
     touched.clear();
     heap.clear();
     settled.clear();
-    constant = false;
   }
 
   void push(double key, std::int64_t node, std::int64_t from, std::int64_t k) {
@@ -72,7 +72,6 @@ struct Front {
   std::vector<std::int64_t> touched;
   std::vector<Event> heap;
   std::vector<Settled> settled;
-  bool constant = false; // one of the nodes with the same edges is settled
 };
 
 // Dijkstra's search from both ends of a cycle (Pohl, Machine Intelligence 6, 1971, 127-140). A
@@ -82,7 +81,7 @@ struct Front {
 template <class T> class CycleSearch {
 public:
   explicit CycleSearch(const CycleGraph<T> &graph)
-      : graph_(graph), ahead_(graph.pairs() + 1), behind_(graph.pairs() + 1) {}
+      : graph_(graph), ahead_(graph.nodes()), behind_(graph.nodes()) {}
 
   double through_pair(std::int64_t p, Interrupt &poll) {
     clear();
@@ -96,7 +95,7 @@ public:
     clear();
     start(behind_, graph_.rest());
     for (std::int64_t p = 0; p < graph_.pairs(); ++p) {
-      reach_and_push(ahead_, p, graph_.reduced(i, graph_.col(p)));
+      reach_and_push(ahead_, graph_.node_of(p), graph_.reduced(i, graph_.col(p)));
     }
     return run(poll);
   }
@@ -106,10 +105,12 @@ public:
     clear();
     start(ahead_, graph_.rest());
     for (std::int64_t p = 0; p < graph_.pairs(); ++p) {
-      reach_and_push(behind_, p, graph_.reduced(graph_.row(p), j));
+      reach_and_push(behind_, graph_.node_of(p), graph_.reduced(graph_.row(p), j));
     }
     return run(poll);
   }
+
+  const SolverWork &work() const { return work_; }
 
 private:
   void clear() {
@@ -163,14 +164,8 @@ private:
       return;
     }
     front.done[event.node] = 1;
-    if (graph_.is_constant(event.node, &front == &ahead_)) {
-      // The first of them has been wherever another could go, at no more cost.
-      if (front.constant) {
-        return;
-      }
-      front.constant = true;
-    }
     const EdgeLists &listed = lists(front);
+    ++work_.list_visits;
     poll(32);
     for (std::int64_t k = 0; k < listed.size(event.node); ++k) {
       const Edge edge = listed.edge(event.node, k);
@@ -206,19 +201,21 @@ private:
 
   // Looks at all edges of a settled node.
   void read_all(Front &front, std::int64_t k, Interrupt &poll) {
+    ++work_.rows_read;
     poll(8 * graph_.pairs());
     Front::Settled &from = front.settled[k];
-    for (std::int64_t node = 0; node <= graph_.pairs(); ++node) {
-      reach_and_push(front, node,
-                     from.dist + (&front == &ahead_ ? graph_.edge(from.node, node)
-                                                    : graph_.edge(node, from.node)));
+    for (std::int64_t node = 0; node < graph_.nodes(); ++node) {
+      if (graph_.node_of(node) == node) {
+        reach_and_push(front, node,
+                       from.dist + (&front == &ahead_ ? graph_.edge(from.node, node)
+                                                      : graph_.edge(node, from.node)));
+      }
     }
     from.bound = infinity;
   }
 
   void reach_and_push(Front &front, std::int64_t node, double dist) {
-    const bool known = front.constant && graph_.is_constant(node, &front == &ahead_);
-    if (reach(front, node, dist) && !known) {
+    if (reach(front, node, dist)) {
       front.push(dist, node, -1, 0);
     }
   }
@@ -253,19 +250,22 @@ private:
 
   const CycleGraph<T> &graph_;
   Front ahead_, behind_;
+  SolverWork work_;
   double best_ = infinity;
 };
 
 } // namespace
 
 template <class T>
-std::vector<double> regrets(const RowMatrix<T> &matrix, const Classes &classes,
-                            const Matching &matching, const Certificate &certificate,
-                            bool of_columns, int threads, Interrupt &interrupt) {
-  CycleGraph<T> graph(matrix, classes, matching, certificate);
+std::vector<double> regrets(const RowMatrix<T> &matrix, const Matching &matching,
+                            const Certificate &certificate, const Components &components,
+                            bool of_columns, int threads, Interrupt &interrupt, SolverWork &work) {
+  CycleGraph<T> graph(matrix, matching, certificate, components);
   graph.build(threads, interrupt);
+  work.rows_read += 3 * matrix.rows;
   std::vector<double> result(of_columns ? matrix.cols : matrix.rows, infinity);
   Workers workers(interrupt);
+  std::mutex counting;
   const auto spare = static_cast<std::int64_t>(graph.spare().size());
   const bool lonely = (matrix.rows < matrix.cols) == of_columns;
   parallel_for(
@@ -274,19 +274,24 @@ std::vector<double> regrets(const RowMatrix<T> &matrix, const Classes &classes,
         workers.run(begin, end, [&](std::int64_t k, Interrupt &poll) {
           if (k < graph.pairs()) {
             result[of_columns ? graph.col(k) : graph.row(k)] =
-                graph.is_interchangeable(k) ? 0.0 : search.through_pair(k, poll);
+                graph.is_tied(k) ? 0.0 : search.through_pair(k, poll);
           } else {
             const std::int64_t x = graph.spare()[k - graph.pairs()];
             result[x] = of_columns ? search.through_col(x, poll) : search.through_row(x, poll);
           }
         });
+        const std::lock_guard<std::mutex> lock(counting);
+        work.rows_read += search.work().rows_read;
+        work.list_visits += search.work().list_visits;
       });
   return result;
 }
 
-template std::vector<double> regrets(const RowMatrix<float> &, const Classes &, const Matching &,
-                                     const Certificate &, bool, int, Interrupt &);
-template std::vector<double> regrets(const RowMatrix<double> &, const Classes &, const Matching &,
-                                     const Certificate &, bool, int, Interrupt &);
+template std::vector<double> regrets(const RowMatrix<float> &, const Matching &,
+                                     const Certificate &, const Components &, bool, int,
+                                     Interrupt &, SolverWork &);
+template std::vector<double> regrets(const RowMatrix<double> &, const Matching &,
+                                     const Certificate &, const Components &, bool, int,
+                                     Interrupt &, SolverWork &);
 
 } // namespace lmc

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "assignment_certificate.hpp"
+#include "assignment_components.hpp"
 #include "assignment_solver.hpp"
 
 namespace lmc {
@@ -16,8 +17,8 @@ namespace lmc {
 // 682-687, ranks assignments by the same sums). Each is found by a search from both ends on lists
 // of the least reduced costs of every row and column, with bounds on all others.
 template <class T>
-std::vector<double> regrets(const RowMatrix<T> &matrix, const Classes &classes,
-                            const Matching &matching, const Certificate &certificate,
-                            bool of_columns, int threads, Interrupt &interrupt);
+std::vector<double> regrets(const RowMatrix<T> &matrix, const Matching &matching,
+                            const Certificate &certificate, const Components &components,
+                            bool of_columns, int threads, Interrupt &interrupt, SolverWork &work);
 
 } // namespace lmc

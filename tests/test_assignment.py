@@ -254,6 +254,28 @@ def test_regrets_beyond_the_lists(kind, shape):
         assert result.regrets[row] == pytest.approx(other, rel=1e-9, abs=1e-10)
 
 
+def with_dead_rows_and_columns(rng, rows, cols, forbidden):
+    """Two kinds of constant columns, and some that are alike."""
+    cost = random_matrix(rng, "forbidden" if forbidden else "uniform", rows, cols)
+    cost[:, rng.random(cols) < 0.2] = rng.choice([0.25, 0.5], (rows, 1))
+    cost[:, rng.random(cols) < 0.2] = 0.5
+    cost[rng.random(rows) < 0.4] = 0
+    cost[:, rng.random(cols) < 0.3] = 0
+    return cost
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("shape", [(60, 60), (50, 66), (66, 50)])
+def test_regrets_with_dead_rows_and_columns(shape, sign, forbidden):
+    cost = with_dead_rows_and_columns(np.random.default_rng(22), *shape, forbidden)
+    cost = np.where(np.isinf(cost), INF, sign * cost)
+    result = solve_assignment(cost, regrets=True)
+    expected = [regret(cost, i, j) for i, j in enumerate(result.cols)]
+    np.testing.assert_allclose(result.regrets, expected, rtol=1e-12, atol=1e-13)
+    assert 0 < np.count_nonzero(result.regrets) < shape[0]
+
+
 def test_regrets_come_with_optima_only():
     assert solve_assignment(np.eye(3)).regrets is None
     with pytest.raises(ValueError, match="max_gap=0"):
@@ -612,6 +634,16 @@ def test_work_stays_bounded(kind, reads, visits):
     assert result.gap == 0.0
     assert result.rows_read <= reads * n
     assert result.list_visits <= visits * n
+
+
+# To a search all dead units are one place; as many places they would make it read dozens of rows.
+@pytest.mark.parametrize("sign", [1, -1])
+def test_regrets_of_dead_rows_and_columns_take_little_work(sign):
+    n = 600
+    cost = sign * random_matrix(np.random.default_rng(21), "dead", n, n)
+    plain, result = (solve_assignment(cost, regrets=regrets) for regrets in (False, True))
+    assert result.rows_read - plain.rows_read <= 3.5 * n
+    assert result.list_visits - plain.list_visits <= 60 * n
 
 
 def with_dead_units(rows, cols):

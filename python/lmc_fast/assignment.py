@@ -68,7 +68,8 @@ class Assignment:
         How many entries that rounding changed, and the largest change. With ``moved == 0`` the
         certificate holds for the matrix itself, else up to ``2 * rows * moved_by``.
     rows_read, list_visits, augmentations : int
-        Work done: scans of whole rows, scans of candidate lists, shortest paths searched.
+        Work done, regrets included: scans of whole rows (or columns), scans of candidate lists,
+        shortest paths searched for the optimum.
     """
 
     cols: Any
@@ -218,8 +219,10 @@ def solve_assignment(
     A regret is the length of the shortest cycle of reduced costs through the row's pair (Murty,
     Operations Research 16, 1968, 682-687), found by a search from both of its ends on lists of the
     5 to 24 least reduced costs of every row and column; rows are read again where a list is too
-    short. All regrets together take three readings of the matrix and about O(n**1.5) steps on
-    similarities, O(n**3) at worst.
+    short. Rows that some optimum places elsewhere, dead units above all, need no search, and the
+    three largest sets of pairs that optima mix are one place each to the other searches. All
+    regrets together take three readings of the matrix and about O(n**1.5) steps on similarities,
+    O(n**3) at worst.
     """
     op = "solve_assignment"
     if regrets and max_gap:
