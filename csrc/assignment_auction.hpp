@@ -81,7 +81,7 @@ protected:
       while (first < phases && !options.uses(shares[first])) {
         ++first;
       }
-      int coarser = 2; // starts that may follow
+      int coarser = options.restarts ? 2 : 0; // starts that may follow
       for (int phase = first; phase < phases; ++phase) {
         const double share = phase < 0 ? shares[0] * std::pow(coarser_by, -phase) : shares[phase];
         const double epsilon = std::ceil(spread * share / step_) * step_;

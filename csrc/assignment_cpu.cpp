@@ -29,7 +29,8 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr int finest_bits = 46;
 constexpr double hint_limit = 4; // initial prices beyond so many times the largest entry are cut
-constexpr std::int64_t largest_dense = 320 * 320; // entries; the lists pay above
+constexpr std::int64_t largest_dense = 320 * 320;  // entries; the lists pay above
+constexpr std::int64_t largest_copy = 4096 * 1024; // entries, where lists might do without it
 
 // The problem the solvers see, to be maximised. `flipped` says that its rows are the caller's
 // columns.
@@ -68,13 +69,13 @@ template <class T> std::vector<T> by_rows(const CostMatrix &cost, Interrupt &int
 
 constexpr bool is_tall(std::int64_t rows, std::int64_t cols) { return rows > cols + cols / 2; }
 
-// Lists of many short lines, most of which find no partner, cost more than a copy the other way.
-// From a breadth of 1024 on there is to be no copy.
+// Lists of more lines than find a partner cost more than a copy the other way. From a breadth of
+// 1024 on there is to be no copy.
 bool is_worth_turning(const CostMatrix &cost) {
   const bool by_row = cost.col_stride == 1;
   const std::int64_t lines = by_row ? cost.rows : cost.cols;
   const std::int64_t breadth = by_row ? cost.cols : cost.rows;
-  return breadth < 1024 && is_tall(lines, breadth);
+  return breadth < 1024 && lines > breadth + breadth / 32;
 }
 
 // Back from the squared problem to the given one.
@@ -182,7 +183,7 @@ private:
                                           : (cost_.col_stride != 1) != (path == Path::turned_lists);
     problem_ = orient(cost_, flipped, problem_.sign);
     may_turn_ = path == Path::lists && is_worth_turning(cost_);
-    if (may_turn_ && hint()) {
+    if (may_turn_ && (hint() || cost_.rows * cost_.cols <= largest_copy)) {
       return Outcome::turn;
     }
     const CostMatrix &cost = problem_.cost;
@@ -343,6 +344,8 @@ private:
       // Searches soon come to a column that is to spare.
       asked.open_share = 8;
     }
+    // Rows that find no partner are open for long, whatever epsilon is.
+    asked.restarts = matrix.rows <= matrix.cols;
     return asked;
   }
 

@@ -11,8 +11,11 @@ namespace lmc {
 namespace {
 
 constexpr int sample = 8;
-constexpr int few = 5;                   // lines that tell most other matrices at less cost
-constexpr double largest_residual = 0.1; // share of the sample's energy that rank one leaves
+constexpr int few = 5; // lines that tell most other matrices at less cost
+// Shares of the sample's energy that rank one leaves. In a rectangle the rest decides which lines
+// have a partner at all.
+constexpr double largest_residual = 0.1;
+constexpr double largest_of_rectangle = 0.02;
 
 // A sample of so many rows and columns, with the means of both taken out, minus the cross through
 // its largest entry. Returns the row of that entry in the matrix, -1 if more than a share of the
@@ -206,8 +209,9 @@ bool rank_one_prices(const RowMatrix<T> &matrix, std::vector<double> &price, Int
   const std::int64_t n = matrix.cols;
   // Squares must stay within the range of doubles.
   const bool suitable = std::min(m, n) >= 2 * sample && std::abs(matrix.grid.exponent) < 400;
-  const bool promising = suitable && pivot_row(matrix, few, 3 * largest_residual) >= 0;
-  const std::int64_t pivot = promising ? pivot_row(matrix, sample, largest_residual) : -1;
+  const double largest = m == n ? largest_residual : largest_of_rectangle;
+  const bool promising = suitable && pivot_row(matrix, few, 3 * largest) >= 0;
+  const std::int64_t pivot = promising ? pivot_row(matrix, sample, largest) : -1;
   RankOne parts;
   if (pivot < 0 || !split(matrix, pivot, parts, interrupt) ||
       (m < n && !drop_columns_part(m, parts)) || (m > n && !merge_rows_part(n, parts))) {

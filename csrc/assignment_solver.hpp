@@ -114,6 +114,7 @@ struct SolverOptions {
   bool warm = false;    // the prices are those of a similar problem
   bool tied = false;    // many rows have several best entries: scaling would only order the ties
   bool scaling = true;  // else lists leave a problem unfinished that is worth it
+  bool restarts = true; // with a larger epsilon, where the first phases leave many rows open
   std::int64_t open_share = 16;    // scaling is for more open rows than this part of all
   std::int64_t spread_sample = 32; // so many rows tell the scale of epsilon
 };

@@ -687,6 +687,25 @@ def test_dummies_that_bid_take_little_work():
     assert result.list_visits <= 56 * rows
 
 
+# Short lines are copied the other way: no row without a partner looks for one.
+@pytest.mark.parametrize(("kind", "reads", "visits"), [("uniform", 2.7, 2), ("grams", 10, 45)])
+def test_slightly_tall_matrices_take_little_work(kind, reads, visits):
+    rows, cols = 500, 400
+    rng = np.random.default_rng(1)
+    if kind == "uniform":
+        cost = rng.random((rows, cols), dtype=np.float32)
+    else:
+        units, others = (
+            np.maximum(rng.standard_normal((n, 32)) + 0.5, 0) * rng.gamma(2, 1, (n, 1))
+            for n in (rows, cols)
+        )
+        cost = (units @ others.T).astype(np.float32)
+    result = solve_assignment(cost, maximize=True)
+    assert result.gap == 0.0
+    assert result.rows_read <= reads * cols
+    assert result.list_visits <= visits * cols
+
+
 # Each column reads the rows once, and no row without a partner looks for one.
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_tall_matrices_take_little_work(dtype):

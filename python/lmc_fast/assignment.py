@@ -213,8 +213,9 @@ def solve_assignment(
 
     The worst case is O(n**3); on similarities of networks the matrix is read about three to
     thirteen times. Beside the matrix at most a tenth of its size is used from n = 1024 on, in
-    either order of its entries and with regrets too; only where the largest entry is below
-    1e-27 or above 1e36 is the matrix copied. Ctrl-C interrupts a solve within 0.2 s.
+    either order of its entries and with regrets too; it is copied only where its lines in memory
+    are shorter than 1024 and more than their length, or the largest entry is below 1e-27 or above
+    1e36. Ctrl-C interrupts a solve within 0.2 s.
 
     A regret is the length of the shortest cycle of reduced costs through the row's pair (Murty,
     Operations Research 16, 1968, 682-687), found by a search from both of its ends on lists of the
