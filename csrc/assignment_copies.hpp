@@ -16,9 +16,9 @@ struct Copies {
   std::vector<std::int64_t> first_row, first_col;
 };
 
-// Nothing unless a quarter of the columns or seven eighths of the rows, constant ones not counted,
-// are copies of others: a few rows alike hardly slow the lists. Rows are compared; columns only by
-// a checksum, so that what is found for them must be proved by the certificate.
+// Of columns if a quarter of them are copies of others, of rows if seven eighths are, constant ones
+// not counted; nothing if neither. Rows are compared; columns only by a checksum, so that what is
+// found for them must be proved by the certificate.
 template <class T>
 Copies find_copies(const RowMatrix<T> &matrix, const Findings<T> &findings, Interrupt &interrupt);
 

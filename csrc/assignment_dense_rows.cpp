@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "simd.hpp"
@@ -134,8 +135,9 @@ LMC_INLINE double check_rows_impl(const RowMatrix<float> &matrix, std::int64_t b
                                   const RoundedPrices &rounded, double *best,
                                   std::uint64_t *tight) {
   double excess = 0;
-  constexpr std::int64_t most = 128;
-  std::array<std::int32_t, most> places;
+  // Of more that could be best a look at the whole row is cheaper.
+  std::array<std::int32_t, 128> places;
+  const std::int64_t most = std::min(std::ssize(places), matrix.cols / 16);
   const std::int64_t words = (matrix.cols + 63) / 64;
   const auto profit = [&](std::int64_t i, std::int64_t j)
                           LMC_INLINED { return matrix.exact(i, j) - matching.price[j]; };
