@@ -72,10 +72,17 @@ public:
         row_of_(graph.cols, -1), fixed_(std::move(forced.cols)), seen_(graph.words, 0),
         fixed_rows_(std::move(forced.rows)), via_(graph.cols + 1), onward_(graph.cols, -1),
         row_potential_(prefer ? graph.rows + 1 : 0), col_potential_(prefer ? graph.cols + 1 : 0),
-        wanted_(prefer ? graph.rows : 0, -1) {
+        wanted_(prefer ? graph.rows : 0, -1), free_cols_(graph.words), spare_cols_(graph.words) {
     for (std::int64_t i = 0; i < graph.rows; ++i) {
       if (col_of[i] >= 0) {
         row_of_[col_of[i]] = i;
+      }
+    }
+    if (graph.rows < graph.cols) {
+      for (std::int64_t j = 0; j < graph.cols; ++j) {
+        const std::uint64_t bit = std::uint64_t{1} << (j % 64);
+        free_cols_[j / 64] |= row_of_[j] < 0 ? bit : 0;
+        spare_cols_[j / 64] |= spare[j] ? bit : 0;
       }
     }
   }
@@ -180,10 +187,16 @@ private:
     leading_.clear();
     led_ = 0;
     target_ = target;
+    dummy_row_leads_ = false;
     if (target != dummy_col()) {
-      leading_.push_back(target);
-      onward_[target] = target;
+      lead(target, target);
     }
+  }
+
+  void lead(std::int64_t from, std::int64_t to) {
+    onward_[from] = to;
+    leading_.push_back(from);
+    dummy_row_leads_ = dummy_row_leads_ || (graph_.rows < graph_.cols && spare_[from]);
   }
 
   // Steps back from one of the columns that lead to the target: the columns whose holders can move
@@ -203,8 +216,7 @@ private:
         const std::int64_t k = w * 64 + std::countr_zero(word);
         const std::int64_t from = col_of_[k];
         if (from >= 0 && onward_[from] < 0 && usable(k, to)) {
-          onward_[from] = to;
-          leading_.push_back(from);
+          lead(from, to);
           if (is_seen(from)) {
             meeting_ = from;
             return true;
@@ -233,8 +245,8 @@ private:
   // stays marked; with `exhaustive` a failed search has reached all there is to reach.
   bool search(std::int64_t source, bool exhaustive) {
     std::size_t head = reached_.size();
-    // Steps back do not know of places without partner.
-    const bool both_ways = !exhaustive && graph_.rows == graph_.cols;
+    // Steps back do not know who holds places without partner.
+    const bool both_ways = !exhaustive && graph_.rows <= graph_.cols;
     meeting_ = -1;
     reach(source, -1, -1);
     for (; head < reached_.size() && meeting_ < 0; ++head) {
@@ -251,7 +263,7 @@ private:
         dummy_row_seen_ = true;
         expand_dummy_row(at);
       }
-      if (meeting_ < 0 && !step_back() && both_ways) {
+      if (meeting_ < 0 && !step_back() && both_ways && !dummy_row_leads_) {
         return false;
       }
     }
@@ -262,7 +274,13 @@ private:
     interrupt_(graph_.words);
     const std::uint64_t *row = graph_.bits.data() + k * graph_.words;
     for (std::int64_t w = 0; w < graph_.words; ++w) {
-      for (std::uint64_t word = row[w] & ~seen_[w] & ~fixed_[w]; word; word &= word - 1) {
+      std::uint64_t word = row[w] & ~seen_[w] & ~fixed_[w];
+      if (const std::uint64_t open = word & free_cols_[w]; open && !prefer_) {
+        // The dummy row holds all of these: one stands for them.
+        word &= ~open | (open & -open);
+        seen_[w] |= open;
+      }
+      for (; word; word &= word - 1) {
         const std::int64_t j = w * 64 + std::countr_zero(word);
         if (usable(k, j)) {
           reach(j, k, from);
@@ -278,11 +296,21 @@ private:
   }
 
   void expand_dummy_row(std::int64_t from) {
-    interrupt_(graph_.cols);
-    for (std::int64_t j = 0; j < graph_.cols && meeting_ < 0; ++j) {
-      const bool fixed = (fixed_[j / 64] >> (j % 64)) & 1;
-      if (spare_[j] && !fixed && !is_seen(j) && usable(dummy_row(), j)) {
+    interrupt_(graph_.words);
+    const auto try_to_reach = [&](std::int64_t j) {
+      if (usable(dummy_row(), j)) {
         reach(j, dummy_row(), from);
+      }
+    };
+    if (target_ < graph_.cols && spare_[target_] && !is_seen(target_)) {
+      try_to_reach(target_);
+    }
+    for (std::int64_t w = 0; w < graph_.words && meeting_ < 0; ++w) {
+      // What it holds itself leads nowhere else.
+      std::uint64_t word =
+          spare_cols_[w] & ~seen_[w] & ~fixed_[w] & (prefer_ ? ~std::uint64_t{0} : ~free_cols_[w]);
+      for (; word && meeting_ < 0; word &= word - 1) {
+        try_to_reach(w * 64 + std::countr_zero(word));
       }
     }
   }
@@ -307,6 +335,9 @@ private:
   void place(std::int64_t row, std::int64_t col) {
     if (col != dummy_col()) {
       row_of_[col] = row == dummy_row() ? -1 : row;
+      const std::uint64_t bit = std::uint64_t{1} << (col % 64);
+      free_cols_[col / 64] =
+          row == dummy_row() ? free_cols_[col / 64] | bit : free_cols_[col / 64] & ~bit;
     }
     if (row != dummy_row()) {
       col_of_[row] = col == dummy_col() ? -1 : col;
@@ -344,8 +375,10 @@ private:
   std::int64_t target_ = -1;
   std::int64_t meeting_ = -1; // the first column that both sides came to
   std::vector<std::int64_t> row_potential_, col_potential_, wanted_, reached_;
+  std::vector<std::uint64_t> free_cols_, spare_cols_; // where there are fewer rows
   std::int64_t first_open_ = 0;
   bool dummy_row_seen_ = false, dummy_col_seen_ = false;
+  bool dummy_row_leads_ = false; // to the target
 };
 
 // Square graphs of one word a row, without preferences: a set of rows or columns is a word.

@@ -687,6 +687,20 @@ def test_dummies_that_bid_take_little_work():
     assert result.list_visits <= 56 * rows
 
 
+# Columns to spare in several words of a row: the smallest columns of all optima.
+def test_wide_ties_take_the_smallest_columns():
+    rng = np.random.default_rng(8)
+    for _ in range(60):
+        rows = int(rng.integers(2, 5))
+        cols = rows + int(rng.integers(1, 4))
+        places = np.sort(rng.permutation(150)[:cols])
+        cost = np.full((rows, 150), 50, np.float32)
+        cost[:, places] = rng.integers(0, 3, (rows, cols))
+        choices = itertools.permutations(places.tolist(), rows)
+        expected = min(choices, key=lambda choice: (cost[range(rows), choice].sum(), choice))
+        assert tuple(solve_assignment(cost).cols) == expected
+
+
 # Short lines are copied the other way: no row without a partner looks for one.
 @pytest.mark.parametrize(("kind", "reads", "visits"), [("uniform", 2.7, 2), ("grams", 10, 45)])
 def test_slightly_tall_matrices_take_little_work(kind, reads, visits):
