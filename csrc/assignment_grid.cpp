@@ -6,51 +6,67 @@
 #include <limits>
 
 #include "assignment_solver.hpp"
+#include "simd.hpp"
 
 namespace lmc {
 namespace {
 
+// The largest finite magnitude, and whether something is neither finite nor the infinity that
+// forbids a pair. As integers, magnitudes are in the same order.
+template <class T> struct LineSummary {
+  T largest;
+  bool bad;
+};
+
 template <class T>
-void survey_line(const T *line, std::int64_t count, bool maximize, Survey &result,
-                 std::int64_t &bad) {
-  // Zero times a finite number is zero: one sum finds out whether a closer look is needed.
-  T largest = 0;
-  T poison = 0;
+LMC_INLINE LineSummary<T> summarise_line_impl(const T *line, std::int64_t count, T forbidden) {
+  constexpr Integer<T> magnitude = std::numeric_limits<Integer<T>>::max();
+  constexpr auto infinite = std::bit_cast<Integer<T>>(std::numeric_limits<T>::infinity());
+  const auto allowed = std::bit_cast<Integer<T>>(forbidden);
+  Integer<T> largest = 0;
+  Integer<T> bad = 0;
   for (std::int64_t j = 0; j < count; ++j) {
-    const T size = std::abs(line[j]);
-    largest = size > largest ? size : largest;
-    poison += line[j] * T{0};
+    const auto bits = std::bit_cast<Integer<T>>(line[j]);
+    const Integer<T> size = bits & magnitude;
+    const Integer<T> finite = size < infinite ? size : 0;
+    largest = finite > largest ? finite : largest;
+    bad |= size >= infinite && bits != allowed ? 1 : 0;
   }
-  if (poison == T{0}) {
-    result.largest = std::max(result.largest, static_cast<double>(largest));
-    return;
-  }
-  for (std::int64_t j = 0; j < count; ++j) {
-    if (std::isfinite(line[j])) {
-      result.largest = std::max(result.largest, static_cast<double>(std::abs(line[j])));
-    } else if (std::isinf(line[j]) && (line[j] > 0) != maximize) {
-      result.forbidden = true;
-    } else if (bad < 0) {
-      bad = j;
-    }
-  }
+  return {std::bit_cast<T>(largest), bad != 0};
+}
+
+LMC_CLONES LineSummary<float> summarise_line(const float *line, std::int64_t count,
+                                             float forbidden) {
+  return summarise_line_impl(line, count, forbidden);
+}
+LMC_CLONES LineSummary<double> summarise_line(const double *line, std::int64_t count,
+                                              double forbidden) {
+  return summarise_line_impl(line, count, forbidden);
 }
 
 template <class T>
 Survey survey_typed(const CostMatrix &cost, bool maximize, Interrupt &interrupt) {
+  const T forbidden = (maximize ? -1 : 1) * std::numeric_limits<T>::infinity();
   Survey result;
   const bool by_row = cost.col_stride == 1;
   const std::int64_t lines = by_row ? cost.rows : cost.cols;
   const std::int64_t count = by_row ? cost.cols : cost.rows;
   const std::int64_t step = by_row ? cost.row_stride : cost.col_stride;
   for (std::int64_t i = 0; i < lines && !interrupt(count); ++i) {
-    std::int64_t bad = -1;
-    survey_line(static_cast<const T *>(cost.data) + i * step, count, maximize, result, bad);
+    const T *line = static_cast<const T *>(cost.data) + i * step;
+    const LineSummary<T> summary = summarise_line(line, count, forbidden);
+    result.largest = std::max(result.largest, static_cast<double>(summary.largest));
+    if (!summary.bad) {
+      continue;
+    }
+    const auto *at =
+        std::find_if(line, line + count, [&](T x) { return !std::isfinite(x) && x != forbidden; });
+    const std::int64_t bad = at - line;
     const std::int64_t row = by_row ? i : bad;
     const std::int64_t col = by_row ? bad : i;
     const bool earlier = result.bad_row < 0 || row < result.bad_row ||
                          (row == result.bad_row && col < result.bad_col);
-    if (bad >= 0 && earlier) {
+    if (earlier) {
       result.bad_row = row;
       result.bad_col = col;
     }

@@ -42,7 +42,6 @@ struct Grid {
 // no meaning (NaN, or the infinity that is better than every finite value).
 struct Survey {
   double largest = 0;
-  bool forbidden = false;
   std::int64_t bad_row = -1, bad_col = -1;
 };
 

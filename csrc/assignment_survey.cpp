@@ -171,7 +171,7 @@ template <class T> bool mostly_tied(const RowMatrix<T> &matrix, const Findings<T
       ++seen;
     }
   }
-  return 5 * tied > 2 * seen;
+  return findings.poisoned ? tied > 0 : 5 * tied > 2 * seen;
 }
 
 template <class T>

@@ -42,7 +42,9 @@ Moved count_moved(const RowMatrix<T> &matrix, const Findings<T> &findings, Inter
 // The rows and columns that are constant, and dummies for missing rows or columns.
 template <class T> Classes find_classes(const RowMatrix<T> &matrix, const Findings<T> &findings);
 
-// Whether two fifths of a sample of rows, constant ones aside, have several best entries.
+// Whether two fifths of a sample of rows, constant ones aside, have several best entries. Beside
+// forbidden pairs one row is enough: it is likely a dead unit, which then is not constant, and dead
+// units that bid outbid only each other.
 template <class T> bool mostly_tied(const RowMatrix<T> &matrix, const Findings<T> &findings);
 
 // Reduction by rows, then by columns: with every row at its best entry, the least price at which

@@ -636,6 +636,20 @@ def test_work_stays_bounded(kind, reads, visits):
     assert result.list_visits <= visits * n
 
 
+# Dead units are not constant beside forbidden pairs, and would only outbid each other.
+def test_dead_rows_and_columns_with_forbidden_pairs_take_little_work():
+    rng = np.random.default_rng(23)
+    n = 600
+    cost = random_matrix(rng, "normal", n, n)
+    cost[rng.random(n) < 0.3] = 0
+    cost[:, rng.random(n) < 0.3] = 0
+    cost[rng.random((n, n)) < 0.3] = INF
+    result = solve_assignment(cost)
+    assert result.gap == 0.0
+    assert result.rows_read <= 12 * n
+    assert result.list_visits <= 20 * n
+
+
 # To a search all dead units are one place; as many places they would make it read dozens of rows.
 @pytest.mark.parametrize("sign", [1, -1])
 def test_regrets_of_dead_rows_and_columns_take_little_work(sign):
