@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -55,14 +56,22 @@ double entry(const CostMatrix &cost, std::int64_t i, std::int64_t j) {
                       : static_cast<double>(static_cast<const float *>(cost.data)[at]);
 }
 
-// The entries row after row, for a matrix that has them column after column.
-template <class T> std::vector<T> by_rows(const CostMatrix &cost, Interrupt &interrupt) {
+// The entries row after row, for a matrix that has them column after column. Nothing for another.
+template <class T> std::unique_ptr<T[]> by_rows(const CostMatrix &cost, Interrupt &interrupt) {
+  if (cost.col_stride == 1) {
+    return nullptr;
+  }
   constexpr std::int64_t breadth = 64; // of the part turned at a time
-  std::vector<T> values(cost.rows * cost.cols);
+  const auto entries = static_cast<std::size_t>(cost.rows * cost.cols);
+  auto values = std::make_unique_for_overwrite<T[]>(entries);
   const auto *data = static_cast<const T *>(cost.data);
-  for (std::int64_t i = 0; i < cost.rows && !interrupt(breadth * cost.cols); i += breadth) {
+  for (std::int64_t i = 0; i < cost.rows; i += breadth) {
+    if (interrupt(breadth * cost.cols)) {
+      std::fill(values.get() + i * cost.cols, values.get() + entries, T{0});
+      break;
+    }
     turn(data + i, cost.col_stride, cost.cols, std::min(breadth, cost.rows - i),
-         values.data() + i * cost.cols);
+         values.get() + i * cost.cols);
   }
   return values;
 }
@@ -187,12 +196,11 @@ private:
       return Outcome::turn;
     }
     const CostMatrix &cost = problem_.cost;
-    const std::vector<T> copy =
-        cost.col_stride == 1 ? std::vector<T>() : by_rows<T>(cost, interrupt_);
-    RowMatrix<T> matrix{copy.empty() ? static_cast<const T *>(cost.data) : copy.data(),
+    const std::unique_ptr<T[]> copy = by_rows<T>(cost, interrupt_);
+    RowMatrix<T> matrix{copy ? copy.get() : static_cast<const T *>(cost.data),
                         cost.rows,
                         cost.cols,
-                        copy.empty() ? cost.row_stride : cost.cols,
+                        copy ? cost.cols : cost.row_stride,
                         static_cast<T>(problem_.sign),
                         {}};
     Findings<T> findings =
