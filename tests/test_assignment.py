@@ -800,6 +800,21 @@ def test_favourites_that_do_not_suffice_are_given_up():
     assert result.objective == cost[rows, cols].sum()
 
 
+# Half of the rows like only half of the columns, which the others took first: every search for a
+# favourite is longer than the last, so the lists take over.
+def test_favourites_are_not_looked_for_at_any_cost():
+    n = 600
+    half = np.arange(n // 2)
+    cost = np.random.default_rng(0).random((n, n)).astype(np.float32) / 2
+    cost[:, half] = 1
+    cost[half, n // 2 + half] = 1
+    result = solve_assignment(cost, maximize=True)
+    assert result.gap == 0.0
+    assert result.objective == n
+    assert result.rows_read == 3 * n
+    assert result.augmentations > 0
+
+
 # Two strong directions and little else: prices have much farther to go than rows prefer their best.
 @pytest.mark.parametrize("n", [600, 1500])
 def test_prices_that_have_far_to_go_take_few_searches(n):
