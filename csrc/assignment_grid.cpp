@@ -30,7 +30,8 @@ LMC_INLINE LineSummary<T> summarise_line_impl(const T *line, std::int64_t count,
     const Integer<T> size = bits & magnitude;
     const Integer<T> finite = size < infinite ? size : 0;
     largest = finite > largest ? finite : largest;
-    bad |= size >= infinite && bits != allowed ? 1 : 0;
+    // Without a branch, which would keep the loop from being vectorised.
+    bad |= static_cast<Integer<T>>(size >= infinite) & static_cast<Integer<T>>(bits != allowed);
   }
   return {std::bit_cast<T>(largest), bad != 0};
 }
