@@ -10,8 +10,11 @@
 namespace lmc {
 namespace {
 
+// Lines of the samples: few tell most other matrices at less cost, many those that have much the
+// same everywhere but for the lines of a small sample.
+constexpr int few = 5;
 constexpr int sample = 8;
-constexpr int few = 5; // lines that tell most other matrices at less cost
+constexpr int many = 16;
 // Shares of the sample's energy that rank one leaves. In a rectangle the rest decides which lines
 // have a partner at all.
 constexpr double largest_residual = 0.1;
@@ -22,9 +25,9 @@ constexpr double largest_of_rectangle = 0.02;
 // energy is left.
 template <class T>
 std::int64_t pivot_row(const RowMatrix<T> &matrix, int lines, double largest_share) {
-  using Line = std::array<double, sample>;
+  using Line = std::array<double, many>;
   const auto place = [lines](int k, std::int64_t all) { return (2 * k + 1) * all / (2 * lines); };
-  std::array<Line, sample> a{};
+  std::array<Line, many> a;
   Line column_mean{};
   // Most matrices are seen not to be nearly of rank one: what runs once is to be short.
 #pragma GCC unroll 1
@@ -208,10 +211,11 @@ bool rank_one_prices(const RowMatrix<T> &matrix, std::vector<double> &price, Int
   const std::int64_t m = matrix.rows;
   const std::int64_t n = matrix.cols;
   // Squares must stay within the range of doubles.
-  const bool suitable = std::min(m, n) >= 2 * sample && std::abs(matrix.grid.exponent) < 400;
+  const bool suitable = std::min(m, n) >= many && std::abs(matrix.grid.exponent) < 400;
   const double largest = m == n ? largest_residual : largest_of_rectangle;
-  const bool promising = suitable && pivot_row(matrix, few, 3 * largest) >= 0;
-  const std::int64_t pivot = promising ? pivot_row(matrix, sample, largest) : -1;
+  const bool promising = suitable && pivot_row(matrix, few, 3 * largest) >= 0 &&
+                         pivot_row(matrix, sample, largest) >= 0;
+  const std::int64_t pivot = promising ? pivot_row(matrix, many, largest) : -1;
   RankOne parts;
   if (pivot < 0 || !split(matrix, pivot, parts, interrupt) ||
       (m < n && !drop_columns_part(m, parts)) || (m > n && !merge_rows_part(n, parts))) {

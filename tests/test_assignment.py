@@ -800,6 +800,22 @@ def test_favourites_that_do_not_suffice_are_given_up():
     assert result.objective == cost[rows, cols].sum()
 
 
+# The lines that a small sample sees are zero but for one entry, as units that are dead may be.
+def test_a_sample_of_dead_lines_is_not_of_rank_one():
+    n = 960
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, n, 8))
+    cost = x @ (0.7 * y + 0.7 * x[rng.permutation(n)]).T
+    for lines in (5, 8):
+        sample = (2 * np.arange(lines) + 1) * n // (2 * lines)
+        cost[sample] = cost[:, sample] = 0
+    cost[n // 10, n // 10] = cost[n // 16, n // 16] = 30
+    result = solve_assignment(cost.astype(np.float32), maximize=True)
+    assert result.gap == 0.0
+    assert result.rows_read <= 5.5 * n
+    assert result.list_visits <= 25 * n
+
+
 # Half of the rows like only half of the columns, which the others took first: every search for a
 # favourite is longer than the last, so the lists take over.
 def test_favourites_are_not_looked_for_at_any_cost():
