@@ -9,36 +9,56 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
 import torch
-from lmc_fast import Assignment, match, solve_assignment
+from lmc_fast import Assignment, match
+from lmc_fast.assignment import solve_together
 from lmc_fast.matching import weights
 
 from bench import record
 from bench.instances import network
 
+Duals = tuple[torch.Tensor, torch.Tensor]
+
 
 class Paired:
-    """Stands in for solve_assignment and keeps the times of both ways."""
+    """Stands in for solve_together, one problem at a time, and keeps the times of both ways."""
 
     def __init__(self) -> None:
         self.solves: list[dict[str, float]] = []
 
-    def __call__(self, cost: Any, **options: Any) -> Assignment:
-        ways = {"warm": options, "cold": {**options, "initial_duals": None}}
-        names = list(ways) if len(self.solves) % 2 else list(reversed(ways))
-        results, times = {}, {}
-        for name in names:
-            start = time.process_time()
-            results[name] = solve_assignment(cost, **ways[name])
-            times[name] = time.process_time() - start
-        if not torch.equal(results["warm"].cols, results["cold"].cols):
-            raise RuntimeError("a warm start changed the answer")
-        if options["initial_duals"] is not None:
-            self.solves.append({"n": len(cost), **times})
-        return results["warm"]
+    def __call__(
+        self,
+        costs: Sequence[torch.Tensor],
+        *,
+        maximize: bool,
+        prefer: Sequence[torch.Tensor],
+        initial_duals: Sequence[Duals | None],
+    ) -> list[Assignment]:
+        def solve(k: int, duals: Duals | None) -> Assignment:
+            (found,) = solve_together(
+                [costs[k]], maximize=maximize, prefer=[prefer[k]], initial_duals=[duals]
+            )
+            return found
+
+        answers = []
+        for k, duals in enumerate(initial_duals):
+            ways = {"cold": None, "warm": duals}
+            names = list(ways) if len(self.solves) % 2 else list(reversed(ways))
+            results, times = {}, {}
+            for name in names:
+                start = time.process_time()
+                results[name] = solve(k, ways[name])
+                times[name] = time.process_time() - start
+            if not torch.equal(results["warm"].cols, results["cold"].cols):
+                raise RuntimeError("a warm start changed the answer")
+            if duals is not None:
+                self.solves.append({"n": len(costs[k]), **times})
+            answers.append(results["warm"])
+        return answers
 
 
 def table(results: dict[str, Any]) -> str:
@@ -64,7 +84,7 @@ def main(argv: list[str]) -> int:
     runs = []
     for width in args.widths:
         paired = Paired()
-        with mock.patch.object(weights, "solve_assignment", paired):
+        with mock.patch.object(weights, "solve_together", paired):
             matching = match(
                 network(width, 3, 0),
                 network(width, 3, 1),
