@@ -17,6 +17,7 @@ import torch
 from lmc_fast import Assignment, match
 from lmc_fast.assignment import solve_together
 from lmc_fast.matching import weights
+from torch import nn
 
 from bench import record
 from bench.instances import network
@@ -61,6 +62,16 @@ class Paired:
         return answers
 
 
+def measure(
+    a: nn.Module, b: nn.Module, example: torch.Tensor
+) -> tuple[int, list[dict[str, float]]]:
+    """The sweeps of one match of `a` and `b`, and the times of its assignments that had duals."""
+    paired = Paired()
+    with mock.patch.object(weights, "solve_together", paired):
+        matching = match(a, b, example_inputs=example, generator=torch.Generator().manual_seed(0))
+    return matching.sweeps, paired.solves
+
+
 def table(results: dict[str, Any]) -> str:
     """One row a width: the solves that had old duals, both ways."""
     lines = [
@@ -83,20 +94,11 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(1)
     runs = []
     for width in args.widths:
-        paired = Paired()
-        with mock.patch.object(weights, "solve_together", paired):
-            matching = match(
-                network(width, 3, 0),
-                network(width, 3, 1),
-                example_inputs=torch.zeros(2, 784),
-                generator=torch.Generator().manual_seed(0),
-            )
-        cold = sum(s["cold"] for s in paired.solves)
-        warm = sum(s["warm"] for s in paired.solves)
+        sweeps, solves = measure(network(width, 3, 0), network(width, 3, 1), torch.zeros(2, 784))
+        cold, warm = (sum(s[way] for s in solves) for way in ("cold", "warm"))
         runs.append(
-            {"width": width, "sweeps": matching.sweeps, "cold_over_warm": cold / warm}
-            | {"solves": paired.solves}
+            {"width": width, "sweeps": sweeps, "cold_over_warm": cold / warm} | {"solves": solves}
         )
-        print(width, matching.sweeps, len(paired.solves), f"{cold:.3f} s {warm:.3f} s", cold / warm)
+        print(width, sweeps, len(solves), f"{cold:.3f} s {warm:.3f} s", cold / warm)
     record.store("assignment_warm", {"runs": runs})
     return 0
