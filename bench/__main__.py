@@ -20,4 +20,5 @@ def run(arguments: list[str]) -> int:
     return int(importlib.import_module(f"bench.{arguments[0]}").main(arguments[1:]) or 0)
 
 
-sys.exit(run(sys.argv[1:]))
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -47,6 +47,9 @@ class Paired:
 
         answers = []
         for k, duals in enumerate(initial_duals):
+            if duals is None:
+                answers.append(solve(k, None))
+                continue
             ways = {"cold": None, "warm": duals}
             names = list(ways) if len(self.solves) % 2 else list(reversed(ways))
             results, times = {}, {}
@@ -56,8 +59,7 @@ class Paired:
                 times[name] = time.process_time() - start
             if not torch.equal(results["warm"].cols, results["cold"].cols):
                 raise RuntimeError("a warm start changed the answer")
-            if duals is not None:
-                self.solves.append({"n": len(costs[k]), **times})
+            self.solves.append({"n": len(costs[k]), **times})
             answers.append(results["warm"])
         return answers
 

@@ -104,10 +104,10 @@ LMC_INLINE std::int64_t others_reaching(const float *row, float sign, const floa
       const Ints lane = lane_numbers(0.0F) == static_cast<std::int32_t>(own % lanes);
       hits &= ~(lane & static_cast<std::int32_t>(1U << bit_of_own));
     }
-    const auto pairs = reinterpret_cast<Longs>(hits);
-    if ((pairs[0] | pairs[1] | pairs[2] | pairs[3]) == 0) {
+    if (!any_lane(hits)) {
       continue;
     }
+    const auto pairs = reinterpret_cast<Longs>(hits);
     for (int k = 0; k < width<double>; ++k) {
       auto rest = static_cast<std::uint64_t>(pairs[k]);
       if (found + std::popcount(rest) > most) {

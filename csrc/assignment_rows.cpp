@@ -44,7 +44,7 @@ LMC_INLINE RowSummary<T> summarise_row_impl(const T *row, T sign, std::int64_t c
   RowSummary<T> result{
       top.first[0], top.second[0],
       top.place[0], folded(least, [](const V &a, const V &b) { return smaller(a, b); }),
-      infinity,     T{0}};
+      infinity,     true};
   Integer<T> bits = folded(smallest, [](const P &a, const P &b) { return a < b ? a : b; });
   Integer<T> most_bits = folded(largest, [](const P &a, const P &b) { return a > b ? a : b; });
   const auto see = [&](std::int64_t j) LMC_INLINED {
@@ -70,7 +70,7 @@ LMC_INLINE RowSummary<T> summarise_row_impl(const T *row, T sign, std::int64_t c
     most_bits = std::max(most_bits, size);
   }
   result.smallest = std::bit_cast<T>(static_cast<Integer<T>>(bits + 1));
-  result.poison = most_bits < infinite ? T{0} : infinity;
+  result.finite = most_bits < infinite;
   return result;
 }
 
@@ -93,8 +93,7 @@ LMC_INLINE std::int64_t mark_places_impl(const T *row, T sign, T value, std::int
       hits |= (load(row + j) * sign == value) & bit;
       bit <<= 1;
     }
-    const auto pairs = reinterpret_cast<Longs>(hits);
-    if ((pairs[0] | pairs[1] | pairs[2] | pairs[3]) == 0) {
+    if (!any_lane(hits)) {
       continue;
     }
     for (std::int64_t lane = 0; lane < width<T>; ++lane) {

@@ -12,12 +12,13 @@ namespace lmc {
 // All kernels see sign * a, to be maximised. `price` is rounded to T.
 
 // What one pass over a row finds out: the two largest (equal under a tie) and a place of the
-// largest, -1 if none is above -infinity; the least; the least magnitude but zero; and zero unless
-// an entry is not finite.
+// largest, -1 if none is above -infinity; the least; the least magnitude but zero; and
+// whether all entries are finite.
 template <class T> struct RowSummary {
   T best, second;
   std::int64_t place;
-  T least, smallest, poison;
+  T least, smallest;
+  bool finite;
 };
 RowSummary<float> summarise_row(const float *row, float sign, std::int64_t count);
 RowSummary<double> summarise_row(const double *row, double sign, std::int64_t count);

@@ -1,7 +1,6 @@
 #include "assignment_survey.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -30,7 +29,7 @@ bool add_favourites(const T *row, T sign, const RowSummary<T> &summary, TightGra
     return summary.best > -std::numeric_limits<T>::infinity();
   }
   if (summary.best > summary.second) {
-    bits[summary.place / 64] |= std::uint64_t{1} << (summary.place % 64);
+    favourites.add(favourites.rows - 1, summary.place);
     return !std::exchange(wanted[summary.place], char{1});
   }
   return mark_places(row, sign, summary.best, favourites.cols, bits) > 0;
@@ -82,7 +81,7 @@ template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt
   }
   T best = -infinity;
   T least = infinity;
-  T poison = 0;
+  bool finite = true;
   for (std::int64_t i = 0; i < matrix.rows && !interrupt(matrix.cols); ++i) {
     const T *row = matrix.row(i);
     const RowSummary<T> summary = summarise_row(row, matrix.sign, matrix.cols);
@@ -91,7 +90,7 @@ template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt
     findings.smallest[i] = summary.smallest;
     best = std::max(best, summary.best);
     least = std::min(least, summary.least);
-    poison += summary.poison;
+    finite = finite && summary.finite;
     if (reduce && summary.best > summary.least && summary.best > -infinity) {
       raise_columns(row, matrix.sign, summary.best, findings.reduced.data(), matrix.cols);
     }
@@ -107,7 +106,7 @@ template <class T> Findings<T> survey_rows(const RowMatrix<T> &matrix, Interrupt
     std::erase_if(constant, [&](std::int64_t j) { return row[j] != first[j]; });
   }
   findings.largest = static_cast<double>(std::max(std::abs(best), std::abs(least)));
-  findings.poisoned = !(poison == T{0});
+  findings.poisoned = !finite;
   std::erase_if(constant, [&](std::int64_t j) { return !std::isfinite(first[j]); });
   if (!constant.empty()) {
     findings.column_constant.resize(matrix.cols);

@@ -112,6 +112,12 @@ LMC_INLINE void transpose(Floats (&x)[8]) {
   }
 }
 
+// Whether a lane is not zero.
+template <class Lanes> LMC_INLINE bool any_lane(const Lanes &lanes) {
+  const auto pairs = reinterpret_cast<Longs>(lanes);
+  return (pairs[0] | pairs[1] | pairs[2] | pairs[3]) != 0;
+}
+
 // Combines all lanes with an operation that does not mind the order.
 template <class Combine> LMC_INLINE double folded(Doubles v, const Combine &combine) {
   v = combine(v, swapped<2>(v));

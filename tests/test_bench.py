@@ -11,16 +11,11 @@ from lmc_fast.nets import MLP
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench.__main__ import NAMES  # noqa: E402
 from bench.assignment_warm import measure  # noqa: E402
 
-COMMANDS = sorted(
-    path.stem
-    for path in (ROOT / "bench").glob("*.py")
-    if "def main(argv" in path.read_text(encoding="utf-8") and path.stem != "__main__"
-)
 
-
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_command_tells_its_options(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         importlib.import_module(f"bench.{name}").main(["--help"])
